@@ -1,0 +1,113 @@
+"""The command line: one file a verb group, imported when its verb is called.
+
+A verb is a frozen struct whose fields are its flags and whose `run()` does the work.
+"""
+
+import contextlib
+import importlib
+import io
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+from rtdsae.errors import RtdsaeError
+
+__all__ = ["main"]
+
+# verb -> (module, struct, one line)
+VERBS = {
+    "train": ("rtdsae.cli.offline", "Train", "train a model on a recording"),
+    "evaluate": ("rtdsae.cli.offline", "Evaluate", "score a run by streaming, with figures"),
+    "export": ("rtdsae.cli.offline", "Export", "write a run as a bundle"),
+    "inspect": ("rtdsae.cli.offline", "Inspect", "verify a bundle and say what is in it"),
+    "serve": ("rtdsae.cli.live", "Serve", "decode an LSL stream and publish latents"),
+    "listen": ("rtdsae.cli.live", "Listen", "print what is published"),
+    "simulate": ("rtdsae.cli.live", "Simulate", "synthetic neurons as an LSL stream"),
+    "replay": ("rtdsae.cli.live", "Replay", "a recording as an LSL stream"),
+}
+
+
+class Verb(Protocol):
+    """What a verb's struct can do."""
+
+    def run(self) -> None:
+        """Do the work; raise RtdsaeError with one line for what the user can mend."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code: 0, 2 for bad usage or bad input, 130 for Ctrl-C."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    if args[0] == "--version":
+        print(f"rtdsae {importlib.import_module('rtdsae').__version__}")
+        return 0
+    if args[0] not in VERBS:
+        return fail("rtdsae", f"there is no verb {args[0]!r}; the verbs are {', '.join(VERBS)}")
+    prog = f"rtdsae {args[0]}"
+    try:
+        parse(args[0], args[1:]).run()
+    except RtdsaeError as error:
+        return fail(prog, str(error))
+    except ModuleNotFoundError as error:
+        return fail(prog, missing_extra(error))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        sys.stderr.close()
+        return 0
+    return 0
+
+
+def overview() -> str:
+    """The help of `rtdsae` itself: the verbs, a line each."""
+    lines = [f"  {verb:9} {line}" for verb, (_, _, line) in VERBS.items()]
+    return "\n".join(["usage: rtdsae VERB ...   (rtdsae VERB --help tells more)", "", *lines])
+
+
+def parse(verb: str, args: Sequence[str]) -> Verb:
+    """Read a verb's flags into its struct.
+
+    Raises:
+        RtdsaeError: a flag is unknown, missing or of the wrong type; the message is one line.
+    """
+    import tyro
+
+    module, name, _ = VERBS[verb]
+    struct = getattr(importlib.import_module(module), name)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            result: Verb = tyro.cli(
+                struct,
+                prog=f"rtdsae {verb}",
+                args=args,
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.UseAppendAction),
+            )
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        raise RtdsaeError(f"{one_line(said.getvalue())} (see rtdsae {verb} --help)") from None
+    return result
+
+
+def one_line(box: str) -> str:
+    """Tyro's framed message as one line, without its frame and its pointer to the help."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()[1:]]
+    said = [line for line in lines if line]
+    ends = [i for i, line in enumerate(said) if line.startswith("For full helptext")]
+    return " ".join(said[: ends[0] if ends else None])
+
+
+def missing_extra(error: ModuleNotFoundError) -> str:
+    """Which extra brings a module that is not installed."""
+    serve = {"onnxruntime", "pylsl", "h5py"}
+    extra = "serve" if error.name in serve else "train"
+    return f"this verb needs {error.name}, which is not installed: pip install 'rtdsae[{extra}]'"
+
+
+def fail(prog: str, message: str) -> int:
+    """Say one line on stderr; 2 is the exit code of bad usage and bad input."""
+    print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
+    return 2

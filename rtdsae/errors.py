@@ -1,0 +1,68 @@
+"""Everything that rtdsae raises on purpose.
+
+    RtdsaeError
+    ├── ConfigError      a config file, an override or a flag is wrong
+    ├── RecordingError   a recording cannot be read, or its content is impossible
+    ├── BinError         a stream's samples cannot be binned as asked
+    ├── BundleError      a bundle is altered, truncated, newer, or not one
+    ├── WireError        a message is not of the wire format
+    ├── StreamError      an LSL stream is missing, ambiguous, or not what the model needs
+    ├── EndpointError    a ZeroMQ endpoint cannot be bound or reached
+    ├── TrainingError    a run cannot start, go on or be resumed
+    └── ExportError      a model cannot become a bundle
+
+A message is one line that says what is wrong, where, and how to mend it: the command line prints it as it is and exits with 2.
+"""
+
+__all__ = [
+    "BinError",
+    "BundleError",
+    "ConfigError",
+    "EndpointError",
+    "ExportError",
+    "RecordingError",
+    "RtdsaeError",
+    "StreamError",
+    "TrainingError",
+    "WireError",
+]
+
+
+class RtdsaeError(Exception):
+    """Base of all errors that a user can mend; `str()` of it is one line."""
+
+
+class ConfigError(RtdsaeError):
+    """A config file, an override or a flag is wrong."""
+
+
+class RecordingError(RtdsaeError):
+    """A recording cannot be read, or what it holds is impossible."""
+
+
+class BinError(RtdsaeError):
+    """A stream's samples cannot be binned as asked."""
+
+
+class BundleError(RtdsaeError):
+    """A bundle is altered, truncated, of a newer format, or not a bundle."""
+
+
+class WireError(RtdsaeError):
+    """A message is not of the wire format."""
+
+
+class StreamError(RtdsaeError):
+    """An LSL stream is missing, ambiguous, or not what the model needs."""
+
+
+class EndpointError(RtdsaeError):
+    """A ZeroMQ endpoint cannot be bound or reached."""
+
+
+class TrainingError(RtdsaeError):
+    """A training run cannot start, go on or be resumed."""
+
+
+class ExportError(RtdsaeError):
+    """A trained model cannot become a bundle."""
