@@ -1,0 +1,79 @@
+"""LSL sources for tests, each in a process of its own: what it pushes, when and with which stamps.
+
+`with LslSource(samples, rate=50) as source:` starts one and waits until it can be found; it begins to push when
+somebody connects, and stays until the block ends.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import uuid
+from pathlib import Path
+
+import numpy as np
+
+
+class LslSource:
+    def __init__(self, samples, rate, *, offsets=None, sample_format="float32", labels=None, source_id=None, **info):
+        self.source_id = source_id or f"test-{uuid.uuid4().hex}"
+        self.folder = tempfile.TemporaryDirectory(prefix="rtdsae-source-")
+        data = Path(self.folder.name) / "data.npz"
+        offsets = (np.arange(len(samples)) + 1) / (rate or 50.0) if offsets is None else offsets
+        np.savez(data, samples=samples, offsets=offsets)
+        self.spec = {
+            "name": info.get("name", "test"),
+            "type": info.get("type", "Spikes"),
+            "source_id": self.source_id,
+            "rate": rate,
+            "format": sample_format,
+            "labels": labels,
+            "data": str(data),
+            "pace": info.get("pace", rate or 50.0),
+        }
+
+    def __enter__(self):
+        command = [sys.executable, __file__, json.dumps(self.spec)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout.readline() == "ready\n"
+        return self
+
+    def wait_pushed(self):
+        """Returns when everything has been pushed."""
+        assert self.process.stdout.readline() == "pushed\n"
+
+    def __exit__(self, *error):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        try:
+            self.process.wait(10)
+        finally:
+            self.process.kill()
+            self.process.wait(10)
+            self.folder.cleanup()
+
+
+def main(spec):
+    import time
+
+    import pylsl
+
+    with np.load(spec["data"]) as data:
+        samples, offsets = data["samples"], data["offsets"]
+    n_channels = samples.shape[1]
+    info = pylsl.StreamInfo(spec["name"], spec["type"], n_channels, spec["rate"], spec["format"], spec["source_id"])
+    if spec["labels"]:
+        info.set_channel_labels(spec["labels"])
+    outlet = pylsl.StreamOutlet(info)
+    print("ready", flush=True)
+    if outlet.wait_for_consumers(30) and spec["format"] != "string":
+        start = pylsl.local_clock()
+        for i, sample in enumerate(samples):
+            time.sleep(max(0.0, start + (i + 1) / spec["pace"] - pylsl.local_clock()))
+            outlet.push_sample(sample.tolist(), start + offsets[i])
+    print("pushed", flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
