@@ -24,7 +24,7 @@ SCHEMA = Schema(
         Array("behaviour", (2,), "m/s", ("x velocity", "y velocity")),
     ),
 )
-U16, U32, U64 = (st.integers(0, 2**bits - 1) for bits in (16, 32, 64))
+U16, U32, U64 = (st.integers(0, 2**n - 1) | st.sampled_from([2 ** (n - 1), 2**n - 1]) for n in (16, 32, 64))
 FLOATS = st.floats(width=64)
 printable = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=8)
 names = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,12}", fullmatch=True)
