@@ -1,0 +1,33 @@
+"""The offline driver: run a model over recorded bins exactly as the daemon will, `anchor` then `step`, bin by bin."""
+
+import torch
+from torch import Tensor
+
+from rtdsae.model.family import Family, Outputs
+
+__all__ = ["stream"]
+
+
+@torch.inference_mode()
+def stream(model: Family, x: Tensor, observed: Tensor | None = None, u: Tensor | None = None) -> Outputs:
+    """Stream windows of any length through a model in its evaluation mode.
+
+    Args:
+        model: a causal model; its training mode is left as it was.
+        x: (B, T, C) counts, T > S.
+        observed: (B, T, 1) of 0 and 1; all observed where None. The S anchor bins have to be observed.
+        u: (B, T, U) external inputs, or None.
+
+    Returns:
+        Outputs of bins S..T-1, (B, T - S, ...) each, by posterior means.
+    """
+    training, s = model.training, model.dims.anchor_bins
+    model.eval()
+    seen = torch.ones_like(x[..., :1]) if observed is None else observed
+    state = model.anchor(x[:, :s])
+    outs = []
+    for t in range(s, x.shape[1]):
+        state, out = model.step(state, x[:, t], seen[:, t], None if u is None else u[:, t])
+        outs.append(out)
+    model.train(training)
+    return Outputs(*(None if parts[0] is None else torch.stack(parts, 1) for parts in zip(*outs, strict=True)))  # type: ignore[arg-type]

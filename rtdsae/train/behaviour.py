@@ -1,0 +1,55 @@
+"""The linear read-out from factors to behaviour: ridge regression on streamed factors, its strength chosen on validation."""
+
+import numpy as np
+import torch
+from sklearn.linear_model import Ridge
+
+from rtdsae.model.family import Family
+from rtdsae.recordings import Recording
+from rtdsae.train.latents import modelled_bins, segment_outputs
+from rtdsae.train.windows import Tensors
+
+__all__ = ["fit_behaviour"]
+
+ALPHAS = np.logspace(-2, 5, 15)  # on standardised factors
+
+
+def fit_behaviour(family: Family, tensors: Tensors, min_bins: int) -> dict[str, float]:
+    """Fit `family.behaviour` in place on the training segments, from the factors as a stream gives them.
+
+    Args:
+        family: a trained model with a behaviour read-out.
+        tensors: its recording.
+        min_bins: segments that are shorter are left out.
+
+    Returns:
+        The chosen `alpha`, and `r2_valid`, the mean over behaviour columns.
+    """
+    assert family.behaviour is not None
+    x, y = factors_and_behaviour(family, tensors, "train", min_bins)
+    x_valid, y_valid = factors_and_behaviour(family, tensors, "valid", min_bins)
+    mean, scale = x.mean(0), x.std(0) + 1e-6
+    fits = [Ridge(alpha=alpha).fit((x - mean) / scale, y) for alpha in ALPHAS]
+    scores = [float(fit.score((x_valid - mean) / scale, y_valid)) for fit in fits]
+    best = fits[int(np.argmax(scores))]
+    weight = np.atleast_2d(best.coef_) / scale
+    with torch.no_grad():
+        family.behaviour.weight.copy_(torch.from_numpy(weight))
+        family.behaviour.bias.copy_(torch.from_numpy(np.atleast_1d(best.intercept_) - weight @ mean))
+    return {"alpha": float(best.alpha), "r2_valid": max(scores)}
+
+
+def factors_and_behaviour(family: Family, tensors: Tensors, split: str, min_bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Factors and behaviour of a split's modelled bins, (bins, F) and (bins, K), in float64."""
+    recording = tensors.recording
+    assert recording.behaviour is not None
+    segments = split_segments(recording, split, min_bins)
+    factors = segment_outputs(family, tensors, segments)["factors"]
+    behaviour = recording.behaviour[modelled_bins(segments, family.dims.anchor_bins)]
+    return factors.astype(np.float64), behaviour.astype(np.float64)
+
+
+def split_segments(recording: Recording, split: str, min_bins: int) -> np.ndarray:
+    """The segments of a split that have at least so many bins, (n, 2)."""
+    segments = recording.segments if recording.splits is None else recording.segments[recording.splits == split]
+    return segments[segments[:, 1] - segments[:, 0] >= min_bins]

@@ -1,0 +1,241 @@
+"""A run directory: everything that a training run leaves behind, and how it is read again.
+
+config.yaml      the configuration as it was used
+run.json         what the model was made for, the data's hash, versions, and where the run stands
+metrics.csv      one row an epoch
+tensorboard/     the same curves
+best.pt          the weights with the best selection score, behaviour read-out included
+last.pt          weights, optimiser and counters after the last finished epoch
+sample.npz       a stretch of real input, on which an export is checked
+"""
+
+import csv
+import dataclasses
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+import yaml
+
+import rtdsae
+from rtdsae.errors import TrainingError
+from rtdsae.model.families.lfads import LFADS
+from rtdsae.model.family import Dims, Family
+from rtdsae.recordings import Recording
+from rtdsae.train.config import TrainConfig, convert
+
+__all__ = ["Run", "prepare"]
+
+SAMPLE_BINS = 1200
+
+
+def prepare(recording: Recording, config: TrainConfig) -> Recording:
+    """The recording as a run uses it: split, and with the neurons flagged that the configuration holds out."""
+    import dataclasses
+
+    d = config.data
+    if d.heldout_every:
+        flags = [i % d.heldout_every == d.heldout_every - 1 for i in range(recording.n_channels)]
+        recording = dataclasses.replace(recording, heldout=flags)
+    return recording.split(d.valid, d.test)
+
+
+@dataclass
+class Run:
+    """A run directory.
+
+    Attributes:
+        path: the folder.
+        config: its configuration.
+        info: the content of run.json.
+    """
+
+    path: Path
+    config: TrainConfig
+    info: dict[str, Any]
+
+    @classmethod
+    def create(cls, path: Path, config: TrainConfig, recording: Recording, command: str) -> "Run":
+        """Make a new run directory for a prepared recording.
+
+        Args:
+            path: the folder; it may exist when it is empty.
+            config: the configuration.
+            recording: the recording, split and with its held-out neurons flagged.
+            command: what the user typed, for the model card.
+
+        Raises:
+            TrainingError: something is there already, or it cannot be written.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise TrainingError(f"{path} exists: choose another --out, or go on with --resume")
+        info = {
+            "dims": asdict(dims_of(recording, config)),
+            "channels": [c for c, h in zip(recording.channels, heldout_flags(recording), strict=True) if not h],
+            "neurons": list(recording.channels),
+            "behaviour_labels": list(recording.behaviour_labels),
+            "external_labels": list(recording.external_labels),
+            "session": recording.session,
+            "source": Path(config.data.path).name,
+            "command": command,
+            "data_hash": recording.hash,
+            "versions": {"rtdsae": rtdsae.__version__, "torch": torch.__version__, "python": platform.python_version()},
+            "state": "training",
+        }
+        run = cls(path, config, info)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write(path / "config.yaml", yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False).encode())
+            run.save_sample(recording)
+            run.save_info()
+        except OSError as error:
+            raise TrainingError(f"cannot write the run {path}: {error.strerror}") from None
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """Read a run directory.
+
+        Raises:
+            TrainingError: it is not one, or a file of it is damaged.
+        """
+        try:
+            info = json.loads((path / "run.json").read_text())
+            tree = yaml.safe_load((path / "config.yaml").read_text())
+        except FileNotFoundError as error:
+            raise TrainingError(f"{path} is not a run: it has no {Path(error.filename).name}") from None
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise TrainingError(f"{path} is damaged: {error}") from None
+        if not isinstance(tree, dict) or not isinstance(info, dict):
+            raise TrainingError(f"{path} is damaged: config.yaml and run.json do not hold what a run saves")
+        return cls(path, convert(tree, str(path / "config.yaml")), info)
+
+    def check_resumable(self, config: TrainConfig, recording: Recording) -> None:
+        """Refuse to go on with another configuration or other data than the run was begun with.
+
+        Raises:
+            TrainingError: with the first difference. `fit.epochs` and `fit.patience` may differ.
+        """
+        old, new = (flatten(msgspec.to_builtins(c)) for c in (self.config, config))
+        for key in ("fit.epochs", "fit.patience", "data.path"):
+            old[key] = new[key]
+        if changed := [key for key in new if old.get(key) != new[key]]:
+            key = changed[0]
+            raise TrainingError(
+                f"{self.path} was begun with {key}={old.get(key)}, not {new[key]}: resume with the same, or start anew"
+            )
+        if self.info["data_hash"] != recording.hash:
+            raise TrainingError(f"{self.path} was begun on other data than {config.data.path}: resume with the same")
+        self.config = config
+
+    @property
+    def dims(self) -> Dims:
+        """The sizes that the model was made for."""
+        return Dims(**self.info["dims"])
+
+    def build(self) -> Family:
+        """A fresh model of this run's family and sizes."""
+        return LFADS(self.config.model, self.dims)
+
+    def model(self) -> Family:
+        """The trained model: the best weights, in evaluation mode.
+
+        Raises:
+            TrainingError: there is none yet, or the file is damaged.
+        """
+        model = self.build()
+        model.load_state_dict(self.load_checkpoint("best.pt")["model"])
+        return model.eval()
+
+    def load_checkpoint(self, name: str) -> dict[str, Any]:
+        """Read `best.pt` or `last.pt`; only tensors and plain values are accepted.
+
+        Raises:
+            TrainingError: it is missing or damaged.
+        """
+        path = self.path / name
+        try:
+            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise TrainingError(f"{self.path} has no {name}: no epoch of it was finished; train again") from None
+        except Exception as error:  # torch raises many kinds for a damaged file
+            reason = str(error).splitlines()[0]
+            raise TrainingError(f"{path} is damaged ({reason}): train again, or restore it") from None
+        return checkpoint
+
+    def save_checkpoint(self, name: str, content: dict[str, Any]) -> None:
+        """Write a checkpoint beside and rename it into place, so that a crash leaves the old one."""
+        partial = self.path / f"{name}.partial"
+        torch.save(content, partial)
+        os.replace(partial, self.path / name)
+
+    def save_sample(self, recording: Recording) -> None:
+        """Keep a stretch of the recording's last bins (repeated where it is short), so that export needs no data."""
+        heldin = [not h for h in heldout_flags(recording)]
+        bins = np.resize(np.arange(recording.n_bins)[-SAMPLE_BINS:], SAMPLE_BINS)
+        arrays = {"x": recording.counts[bins][:, heldin].astype(np.float32)}
+        if recording.external is not None:
+            arrays["u"] = recording.external[bins].astype(np.float32)
+        np.savez_compressed(self.path / "sample.npz", **arrays)  # type: ignore[arg-type]
+
+    def sample(self, bins: int) -> dict[str, np.ndarray]:
+        """So many bins of real input: `x` (bins, C) and, where the model has external inputs, `u` (bins, U)."""
+        try:
+            with np.load(self.path / "sample.npz", allow_pickle=False) as file:
+                return {name: np.resize(file[name], (bins, file[name].shape[1])) for name in file.files}
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"{self.path / 'sample.npz'} is missing or damaged ({error}): train again") from None
+
+    def save_info(self) -> None:
+        """Write run.json."""
+        write(self.path / "run.json", json.dumps(self.info, indent=2).encode())
+
+    def append_metrics(self, row: dict[str, float]) -> None:
+        """Add an epoch to metrics.csv; rows of epochs that are being repeated after a resume are dropped first."""
+        path = self.path / "metrics.csv"
+        old = list(csv.DictReader(path.open())) if path.exists() else []
+        kept = [r for r in old if int(float(r["epoch"])) < row["epoch"]]
+        fresh = not old or len(kept) != len(old)
+        with path.open("w" if fresh else "a", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            if fresh:
+                writer.writeheader()
+                writer.writerows(kept)
+            writer.writerow(row)
+
+
+def dims_of(recording: Recording, config: TrainConfig) -> Dims:
+    """The sizes of a model for this recording."""
+    held = sum(heldout_flags(recording))
+    return Dims(
+        n_channels=recording.n_channels - held,
+        n_neurons=recording.n_channels,
+        n_external=len(recording.external_labels),
+        n_behaviour=len(recording.behaviour_labels),
+        bin_width_s=recording.bin_width_s,
+        anchor_bins=config.window.anchor_bins,
+        horizon_bins=config.window.horizon_bins,
+    )
+
+
+def heldout_flags(recording: Recording) -> list[bool]:
+    """Which channels the encoders do not see."""
+    return [False] * recording.n_channels if recording.heldout is None else recording.heldout.tolist()
+
+
+def flatten(tree: dict[str, Any]) -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    return {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
