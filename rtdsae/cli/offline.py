@@ -122,7 +122,8 @@ class Inspect(msgspec.Struct, frozen=True, kw_only=True):
         state = ", ".join(f"{part.name} {part.size}" for part in m.state)
         print(f"{m.name}: {m.family}, intact ({bundle.hash[:16]})")
         print(
-            f"  input      {len(m.channels)} channels ({labels}), bins of {1000 * m.bin_width_s:g} ms, {m.lanes} lane(s)"
+            f"  input      {len(m.channels)} channels ({labels}), "
+            f"bins of {1000 * m.bin_width_s:g} ms, {m.lanes} lane(s)"
         )
         print(f"  window     anchored on S = {m.anchor_bins} bins, trained for R = {m.horizon_bins} more")
         print(f"  outputs    {shapes}")

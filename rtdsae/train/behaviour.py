@@ -1,4 +1,4 @@
-"""The linear read-out from factors to behaviour: ridge regression on streamed factors, its strength chosen on validation."""
+"""The linear read-out from factors to behaviour: ridge regression on streamed factors."""
 
 import numpy as np
 import torch

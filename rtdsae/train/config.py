@@ -26,7 +26,8 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         path: the recording; `--data` overrides it.
         valid: fraction for validation, where the recording names no splits of its own.
         test: fraction for testing, likewise: the last trials, or the last stretch of time.
-        heldout_every: k > 0 hides neurons k-1, 2k-1, ... from the encoders, for co-smoothing; 0 leaves it to the recording.
+        heldout_every: k > 0 hides neurons k-1, 2k-1, ... from the encoders, for co-smoothing; 0 hides those that the
+            recording flags.
     """
 
     path: str = ""

@@ -1,4 +1,4 @@
-"""From a run to a bundle: two ONNX graphs of one family, checked against torch bin by bin before anything is written."""
+"""From a run to a bundle: two ONNX graphs, checked against torch bin by bin before anything is written."""
 
 import io
 import tempfile
@@ -16,6 +16,7 @@ import rtdsae
 from rtdsae import bundle
 from rtdsae.errors import ExportError
 from rtdsae.model.family import Family
+from rtdsae.model.stream import stream
 from rtdsae.train.run import Run
 
 __all__ = ["export"]
@@ -129,8 +130,6 @@ def torch_answers(
     seen = torch.from_numpy(observed)[None, :, None].expand(lanes, -1, -1)
     x, u = (torch.from_numpy(sample[k]).expand(lanes, -1, -1) if k in sample else None for k in ("x", "u"))
     assert x is not None
-    from rtdsae.model.stream import stream
-
     outputs = stream(family, x, seen, u)._asdict()
     return observed, {name: value[0].numpy() for name, value in outputs.items() if value is not None}
 

@@ -37,8 +37,6 @@ SAMPLE_BINS = 1200
 
 def prepare(recording: Recording, config: TrainConfig) -> Recording:
     """The recording as a run uses it: split, and with the neurons flagged that the configuration holds out."""
-    import dataclasses
-
     d = config.data
     if d.heldout_every:
         flags = [i % d.heldout_every == d.heldout_every - 1 for i in range(recording.n_channels)]

@@ -83,7 +83,7 @@ class Windows:
         return torch.tensor([first for segment in firsts for first in segment])
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """First bins of one epoch's windows, in random order: as many in a segment as it has tiles, at random offsets."""
+        """First bins of one epoch's windows, shuffled: as many in a segment as it has tiles, at random offsets."""
         lengths = torch.from_numpy(self.segments[:, 1] - self.segments[:, 0])
         tiles = -(-(lengths - self.bins) // self.stride) + 1
         segment = torch.repeat_interleave(torch.arange(len(lengths)), tiles)
