@@ -67,7 +67,7 @@ class Unrolled(NamedTuple):
 
 
 class Family(nn.Module):
-    """Base of the families. A subclass sets `State`, and writes `state_sizes`, `begin`, `advance`, `emit`, `forward`.
+    """Base of the families. A subclass sets `state_type`, and writes `state_sizes`, `begin`, `advance`, `emit`, `forward`.
 
     Args:
         dims: the sizes of data and window.
@@ -75,7 +75,7 @@ class Family(nn.Module):
         n_factors: size of the factors.
     """
 
-    State: Any  # the subclass's NamedTuple of tensors, one per state part
+    state_type: Any  # the subclass's NamedTuple of tensors, one per state part
     causal: bool = True
 
     def __init__(self, dims: Dims, readin_dim: int, n_factors: int) -> None:
@@ -112,13 +112,17 @@ class Family(nn.Module):
         """Explain a window: x (B, T, C) normalised, observed (B, T, 1), u (B, T, U) or None -> bins start..T-1."""
         raise NotImplementedError
 
+    def recurrent_kernels(self) -> dict[str, Tensor]:
+        """The recurrent weights that an L2 term may hold down, by the part's name."""
+        raise NotImplementedError
+
     def anchor(self, x: Tensor) -> Tensor:
         """Counts of the first S bins, (lanes, S, C) -> packed state, (lanes, N)."""
         return torch.cat(self.begin(self.readin.normalise(x)), 1)
 
     def step(self, state: Tensor, x: Tensor, observed: Tensor, u: Tensor | None = None) -> tuple[Tensor, Outputs]:
         """One bin: packed state (lanes, N), counts (lanes, C), observed (lanes, 1), u (lanes, U) -> state', outputs."""
-        parts = self.State(*state.split(list(self.state_sizes.values()), 1))
+        parts = self.state_type(*state.split(list(self.state_sizes.values()), 1))
         parts = self.advance(parts, self.readin.normalise(x), observed, u)
         return torch.cat(parts, 1), self.emit(parts)[1]
 

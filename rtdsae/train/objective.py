@@ -60,7 +60,8 @@ def loss_terms(
     scored = scored_entries(dropped, gaps, heldin) if o.coordinated_dropout else torch.ones_like(nll)
     terms = {f"kl_{name}": value.mean() / (modelled * len(heldin)) for name, value in explained.kl.items()}
     terms["nll"] = (nll * scored).sum() / scored.sum()
-    terms["l2"] = o.l2_gen * half_mean_square(family.gen.weight_h) + o.l2_con * half_mean_square(family.con.weight_h)
+    kernels = family.recurrent_kernels()
+    terms["l2"] = o.l2_gen * half_mean_square(kernels["gen"]) + o.l2_con * half_mean_square(kernels["con"])
     weighted = o.kl_f_scale * terms["kl_f"] + o.kl_z_scale * terms["kl_z"] + terms["l2"]
     return {"loss": terms["nll"] + ramp * weighted, **terms}
 

@@ -39,7 +39,7 @@ def prepare(recording: Recording, config: TrainConfig) -> Recording:
     """The recording as a run uses it: split, and with the neurons flagged that the configuration holds out."""
     d = config.data
     if d.heldout_every:
-        flags = [i % d.heldout_every == d.heldout_every - 1 for i in range(recording.n_channels)]
+        flags = np.arange(recording.n_channels) % d.heldout_every == d.heldout_every - 1
         recording = dataclasses.replace(recording, heldout=flags)
     return recording.split(d.valid, d.test)
 

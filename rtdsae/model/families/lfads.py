@@ -74,7 +74,7 @@ class State(NamedTuple):
 class LFADS(Family):
     """LFADS over one explicit state; `causal: false` gives the published smoother."""
 
-    State = State
+    state_type = State
 
     def __init__(self, config: LFADSConfig, dims: Dims) -> None:
         super().__init__(dims, config.readin_dim, config.fac_dim)
@@ -106,6 +106,10 @@ class LFADS(Family):
         """The parts of the state in their packed order."""
         c = self.config
         return {"ci_enc": c.ci_enc_dim, "con": c.con_dim, "gen": c.gen_dim, "z": c.z_dim, "f": c.f_dim}
+
+    def recurrent_kernels(self) -> dict[str, Tensor]:
+        """The generator's and the controller's recurrent weights."""
+        return {"gen": self.gen.weight_h, "con": self.con.weight_h}
 
     def begin(self, x: Tensor) -> State:
         """The state after the anchor bins, by posterior means: x (B, S, C) normalised."""
