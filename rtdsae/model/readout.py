@@ -21,8 +21,8 @@ class ReadIn(nn.Module):
         self.mean: Tensor
         self.std: Tensor
         self.dim = dim or n_channels
-        self.linear = nn.Linear(n_channels, dim, bias=False) if dim else nn.Identity()
-        if dim:
+        self.linear = nn.Linear(n_channels, dim, bias=False) if dim else None
+        if self.linear is not None:
             nn.init.normal_(self.linear.weight, std=n_channels**-0.5)
 
     def fit(self, counts: Tensor) -> None:
@@ -37,7 +37,7 @@ class ReadIn(nn.Module):
 
     def forward(self, normalised: Tensor) -> Tensor:
         """Normalised channels (..., C) -> common inputs (..., dim)."""
-        return self.linear(normalised)
+        return normalised if self.linear is None else self.linear(normalised)
 
 
 class UnitRowLinear(nn.Module):

@@ -87,11 +87,9 @@ class LFADS(Family):
         self.gen_first = nn.Linear(c.f_dim, c.gen_dim)
         nn.init.normal_(self.gen_first.weight, std=c.f_dim**-0.5)
         nn.init.zeros_(self.gen_first.bias)
-        if c.causal:
-            self.ci_enc = ClippedGRUCell(in_dim, c.ci_enc_dim, c.clip)
-            self.ci_first = nn.Parameter(torch.zeros(c.ci_enc_dim))
-        else:
-            self.ci_enc = BiGRU(in_dim, c.ci_enc_dim, c.clip)
+        self.ci_enc = ClippedGRUCell(in_dim, c.ci_enc_dim, c.clip)
+        self.ci_enc_back = None if c.causal else ClippedGRUCell(in_dim, c.ci_enc_dim, c.clip)
+        self.ci_first = nn.Parameter(torch.zeros(c.ci_enc_dim))
         self.con = ClippedGRUCell(c.ci_enc_dim * (1 if c.causal else 2), c.con_dim, c.clip)
         self.feedback = nn.Parameter(torch.randn(c.fac_dim, 3 * c.con_dim) / c.fac_dim**0.5)
         self.con_first = nn.Parameter(torch.zeros(c.con_dim))
@@ -157,9 +155,12 @@ class LFADS(Family):
 
     def encode(self, inputs: Tensor, observed: Tensor) -> Tensor:
         """The controller-input encoding of a whole window, (B, T, readin) -> (B, T, ...)."""
-        if self.causal:
-            return self.ci_enc.scan(inputs, self.ci_first.expand(len(inputs), -1), observed)
-        return torch.cat(self.ci_enc(inputs), 2)
+        first = self.ci_first.expand(len(inputs), -1)
+        ahead = self.ci_enc.scan(inputs, first, observed)
+        if self.ci_enc_back is None:
+            return ahead
+        back = self.ci_enc_back.scan(inputs.flip(1), first, observed.flip(1)).flip(1)
+        return torch.cat([ahead, back], 2)
 
     def forward(self, x: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Unrolled:
         """Explain bins start..T-1 of a window: x (B, T, C) normalised, observed (B, T, 1), u (B, T, U) or None."""
