@@ -8,7 +8,7 @@ from rtdsae.model.family import Family, Outputs
 __all__ = ["stream"]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def stream(model: Family, x: Tensor, observed: Tensor | None = None, u: Tensor | None = None) -> Outputs:
     """Stream windows of any length through a model in its evaluation mode.
 

@@ -52,7 +52,7 @@ def streamed(family: Family, tensors: Tensors, segments: np.ndarray) -> list[dic
     ]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def smoothed(family: Family, tensors: Tensors, segments: np.ndarray) -> list[dict[str, np.ndarray]]:
     """Each segment by windows of S + R bins every R bins, of which the bins after the first S are kept."""
     family.eval()

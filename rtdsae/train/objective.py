@@ -71,7 +71,7 @@ def half_mean_square(weight: Tensor) -> Tensor:
     return 0.5 * weight.square().mean()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def valid_scores(
     family: Family, tensors: Tensors, windows: Windows, batch_size: int, device: torch.device
 ) -> dict[str, float]:
