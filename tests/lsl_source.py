@@ -43,14 +43,16 @@ class LslSource:
         assert self.process.stdout.readline() == "pushed\n"
 
     def __exit__(self, *error):
+        self.process.kill()
+        self.process.wait(10)
         self.process.stdin.close()
         self.process.stdout.close()
-        try:
-            self.process.wait(10)
-        finally:
-            self.process.kill()
-            self.process.wait(10)
-            self.folder.cleanup()
+        self.folder.cleanup()
+
+
+def say(word):
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
 
 
 def main(spec):
@@ -65,14 +67,14 @@ def main(spec):
     if spec["labels"]:
         info.set_channel_labels(spec["labels"])
     outlet = pylsl.StreamOutlet(info)
-    print("ready", flush=True)
+    say("ready")
     if outlet.wait_for_consumers(30) and spec["format"] != "string":
         start = pylsl.local_clock()
         for i, sample in enumerate(samples):
             time.sleep(max(0.0, start + (i + 1) / spec["pace"] - pylsl.local_clock()))
             outlet.push_sample(sample.tolist(), start + offsets[i])
-    print("pushed", flush=True)
-    sys.stdin.read()
+    say("pushed")
+    sys.stdin.read()  # the stream stays until it is killed, or the test is
 
 
 if __name__ == "__main__":

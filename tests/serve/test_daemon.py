@@ -1,0 +1,268 @@
+"""The daemon, end to end: a real source, a real daemon and a real subscriber, each in a process of its own."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import zmq
+from lsl_source import LslSource
+from toy_bundle import Toy
+
+from rtdsae import wire
+from rtdsae.wire import Flags
+
+ARRAYS = ("factors", "z", "behaviour")
+
+
+class Served:
+    """A daemon on a bundle and a stream, and a subscriber that was there before it."""
+
+    def __init__(self, folder, toy, query, *options, bundle=None):
+        self.toy = toy
+        self.bundle = bundle or toy.write(folder / "toy")
+        self.endpoint = f"ipc://{folder}/pub"
+        self.command = [sys.executable, "-m", "rtdsae", "serve", str(self.bundle), "--stream", query]
+        self.command += ["--pub", self.endpoint, *options]
+        self.schema, self.frames, self.statuses = None, [], []
+
+    def __enter__(self):
+        self.context = zmq.Context()
+        self.socket = self.context.socket(zmq.SUB)
+        self.socket.subscribe(b"")
+        self.socket.connect(self.endpoint)
+        self.process = subprocess.Popen(self.command, stderr=subprocess.PIPE, text=True)
+        return self
+
+    def receive(self, until):
+        """Takes in messages until `until(self)`."""
+        while not until(self):
+            assert self.socket.poll(20_000), self.stop()
+            match wire.decode(self.socket.recv()):
+                case wire.Schema() as schema:
+                    self.schema = schema
+                case wire.Latents() as latents:
+                    self.frames.append(latents.bind(self.schema))
+                case wire.Status() as status:
+                    self.statuses.append(status)
+        return self
+
+    def bins(self, n):
+        return self.receive(lambda self: len(self.frames) >= n)
+
+    def stop(self, number=signal.SIGTERM):
+        """Ends it by a signal; its exit code, and what it wrote on stderr."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        said = self.process.communicate(timeout=20)[1]
+        return self.process.returncode, said
+
+    def __exit__(self, *error):
+        self.process.kill()
+        with contextlib.suppress(ValueError):  # already read to its end
+            self.process.communicate(timeout=20)
+        self.context.destroy(linger=0)
+
+    def check_order(self):
+        """Every bin exactly once, in order, and its times in theirs."""
+        assert [f.seq for f in self.frames] == list(range(len(self.frames)))
+        assert [f.bin for f in self.frames] == [self.frames[0].bin + i for i in range(len(self.frames))]
+        assert len({f.run for f in self.frames}) == 1
+        t_bin, t_in, t_out = np.array([(f.t_bin, f.t_in, f.t_out) for f in self.frames]).T
+        assert (np.diff(t_bin) > 0).all()
+        assert (np.diff(t_in) >= 0).all()
+        assert (t_in < t_out).all()
+        assert (t_out[:-1] <= t_out[1:]).all()
+
+    def check_values(self, x, observed=None):
+        expected = self.toy.run(x, observed)
+        for name in ARRAYS:
+            found = np.stack([f[name] for f in self.frames])
+            np.testing.assert_allclose(found, expected[name], atol=2e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_every_bin_once_in_order_with_the_models_values(tmp_path, lanes):
+    toy = Toy(lanes=lanes)
+    x = toy.counts(100)
+    with LslSource(x, 50.0, labels=toy.channels) as source:
+        with Served(tmp_path, toy, f"source_id={source.source_id}") as served:
+            served.bins(95)
+            served.check_order()
+            served.check_values(x)
+            assert [a.name for a in served.schema.arrays] == list(ARRAYS)
+            assert served.frames[0].bin == toy.n_anchor
+            assert served.frames[0].flags & ~Flags.LATE == Flags.ANCHORED
+            assert all(not f.flags & ~Flags.LATE for f in served.frames[1:])
+            stamps = np.array([f.t_bin for f in served.frames])
+            np.testing.assert_allclose(np.diff(stamps), 0.02, atol=1e-3)
+            assert all(f.t_bin < f.t_in for f in served.frames)
+
+
+def test_a_gap_is_forecast_and_flagged(tmp_path):
+    toy = Toy()
+    x, observed = toy.counts(60), np.ones(60, np.float32)
+    observed[20:24] = 0
+    seen = observed == 1
+    offsets = (np.arange(60) + 1) * 0.02
+    with LslSource(x[seen], 50.0, offsets=offsets[seen], pace=100) as source:
+        with Served(tmp_path, toy, f"source_id={source.source_id}") as served:
+            served.bins(55).receive(lambda self: self.statuses[-1]["bins"] == 55)
+            served.check_order()
+            served.check_values(x, observed)
+            assert [bool(f.flags & Flags.GAP) for f in served.frames] == (observed[5:] == 0).tolist()
+            assert served.statuses[-1]["gaps"] == 4
+
+
+def test_what_is_not_a_count_becomes_a_gap_with_a_name(tmp_path):
+    toy = Toy()
+    x, observed = toy.counts(40), np.ones(40, np.float32)
+    sent = x.copy()
+    sent[20, 2] = np.nan
+    observed[20] = 0
+    with LslSource(sent, 50.0, pace=200) as source:
+        with Served(tmp_path, toy, f"source_id={source.source_id}") as served:
+            served.bins(35).receive(lambda self: self.statuses[-1]["bins"] == 35)
+            served.check_order()
+            served.check_values(x, observed)
+            assert served.frames[15].flags & Flags.GAP
+            assert served.statuses[-1]["nan"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_exits_0(tmp_path, number):
+    toy = Toy()
+    with LslSource(toy.counts(100_000), 50.0) as source:
+        with Served(tmp_path, toy, f"source_id={source.source_id}") as served:
+            served.bins(5)
+            code, said = served.stop(number)
+            assert code == 0
+            last = served.receive(lambda self: self.statuses and self.statuses[-1]["bins"] == len(self.frames) > 5)
+            last.check_order()
+            assert f"published {len(last.frames)} bins" in said
+            assert "CPUExecutionProvider" in said
+            assert not served.socket.poll(100)  # the last status was the last word
+
+
+def test_status_has_what_was_promised_from_the_start(tmp_path):
+    toy = Toy()
+    source = LslSource(toy.counts(100), 50.0)
+    with Served(tmp_path, toy, f"source_id={source.source_id}") as served:
+        first = served.receive(lambda self: self.statuses).statuses[0]
+        assert served.schema.bundle == "toy"
+        stream = {"connected": False, "source_id": None, "clock_offset_s": None}
+        assert first["stream"] == stream
+        assert first["latency_us"] == {"p50": None, "p99": None, "p99.9": None, "max": None}
+        with source:
+            later = served.receive(lambda self: self.statuses[-1]["bins"]).statuses[-1]
+        names = "bins gaps late duplicates nan overflow resets anchors stream latency_us bundle run"
+        assert set(later) == set(names.split())
+        assert (later["bundle"], later["anchors"], later["run"]) == ("toy", 1, served.frames[0].run)
+        assert later["stream"]["source_id"] == source.source_id
+        assert later["stream"]["connected"]
+        assert abs(later["stream"]["clock_offset_s"]) < 0.01
+        times = later["latency_us"]
+        assert 0 < times["p50"] <= times["p99"] <= times["p99.9"] <= times["max"]
+
+
+def test_a_silent_stream_is_told_and_waited_for(tmp_path):
+    toy = Toy()
+    with LslSource(toy.counts(20), 50.0, pace=200) as source:
+        with Served(tmp_path, toy, f"source_id={source.source_id}") as served:
+            served.bins(15).receive(lambda self: self.statuses[-1]["stream"]["connected"])
+            served.receive(lambda self: not self.statuses[-1]["stream"]["connected"])
+            assert served.process.poll() is None
+            assert served.stop()[0] == 0
+
+
+def test_a_source_that_dies_and_returns_goes_on_on_the_same_grid(tmp_path):
+    toy = Toy()
+    x = toy.counts(400)
+    with Served(tmp_path, toy, "source_id=test-returning") as served:
+        with LslSource(x, 50.0, source_id="test-returning"):
+            served.bins(20)
+        served.receive(lambda self: not self.statuses[-1]["stream"]["connected"])
+        before = len(served.frames)
+        with LslSource(x, 50.0, source_id="test-returning"):
+            served.receive(lambda self: self.statuses[-1]["stream"]["connected"])
+            served.receive(lambda self: len(self.frames) > before and not self.frames[-1].flags & Flags.GAP)
+        served.check_order()
+        gaps = [f for f in served.frames[before:] if f.flags & Flags.GAP]
+        assert len(gaps) > 20  # the second of silence, bin by bin
+        assert served.stop()[0] == 0
+
+
+def test_a_daemon_whose_source_has_died_still_exits_0(tmp_path):
+    toy = Toy()
+    with Served(tmp_path, toy, "source_id=test-dying") as served:
+        with LslSource(toy.counts(400), 50.0, source_id="test-dying"):
+            served.bins(5)
+        served.receive(lambda self: not self.statuses[-1]["stream"]["connected"])
+        assert served.stop()[0] == 0
+
+
+def test_a_signal_while_waiting_for_the_stream_exits_0(tmp_path):
+    with Served(tmp_path, Toy(), "source_id=nobody", "--timeout", "60") as served:
+        served.receive(lambda self: self.statuses)
+        assert served.stop()[0] == 0
+
+
+def test_publishes_what_is_asked_for(tmp_path):
+    toy = Toy()
+    x = toy.counts(20)
+    with LslSource(x, 50.0, pace=100) as source:
+        query = f"name=test,source_id={source.source_id}"
+        with Served(tmp_path, toy, query, "--publish", "rates,f") as served:
+            served.bins(10)
+            expected = toy.run(x)
+            for i, frame in enumerate(served.frames):
+                assert frame.payload.size == toy.n_channels + 2
+                np.testing.assert_allclose(frame["rates"], expected["rates"][i], atol=2e-4)
+                np.testing.assert_allclose(frame["f"], expected["f"][i], atol=2e-4)
+            assert served.schema.arrays[0].unit == "spikes/s"
+            assert served.schema.arrays[0].labels == tuple(toy.channels)
+
+
+def refused(served):
+    """The one line on stderr of a daemon that does not start."""
+    with served:
+        said = served.process.communicate(timeout=30)[1].splitlines()
+        assert served.process.returncode == 2
+        return said[-1]
+
+
+def test_no_such_stream(tmp_path):
+    said = refused(Served(tmp_path, Toy(), "source_id=nobody", "--timeout", "0.5"))
+    assert said.startswith("rtdsae serve: no LSL stream matches source_id=nobody after 0.5 s; ")
+
+
+def test_a_stream_that_does_not_fit(tmp_path):
+    with LslSource(np.zeros((1, 3)), 50.0) as source:
+        said = refused(Served(tmp_path, Toy(), f"source_id={source.source_id}"))
+        assert said.endswith(f"stream {source.source_id} has 3 channels, the model was trained on 6")
+
+
+def test_a_port_in_use(tmp_path):
+    with zmq.Context() as context, context.socket(zmq.PUB) as other:
+        port = other.bind_to_random_port("tcp://127.0.0.1")
+        said = refused(Served(tmp_path, Toy(), "type=Spikes", "--pub", f"tcp://127.0.0.1:{port}"))
+        assert said.startswith(f"rtdsae serve: cannot publish on tcp://127.0.0.1:{port}: Address already in use")
+
+
+def test_an_array_that_the_bundle_does_not_have(tmp_path):
+    said = refused(Served(tmp_path, Toy(), "type=Spikes", "--publish", "factors,latents"))
+    assert "there is no 'latents' to publish" in said
+    assert said.endswith("has factors, z, f, rates, behaviour")
+
+
+def test_a_golden_run_that_does_not_come_out(tmp_path):
+    bundle = Toy().write(tmp_path / "tampered", golden_error=0.01)
+    said = refused(Served(tmp_path, Toy(), "type=Spikes", bundle=bundle))
+    assert "golden.npz replayed on CPUExecutionProvider differs in factors" in said
+
+
+def test_the_daemon_never_imports_torch():
+    code = "import sys, rtdsae.serve.daemon; print(sorted({'torch', 'h5py', 'rtdsae.model'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

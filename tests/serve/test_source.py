@@ -1,0 +1,136 @@
+"""The stream's query, its checks, and pulling from a real stream of another process."""
+
+import logging
+
+import numpy as np
+import pylsl
+import pytest
+from lsl_source import LslSource
+
+from rtdsae.errors import StreamError
+from rtdsae.serve.source import Source, check, check_labels, find, predicate
+
+SAMPLES = np.arange(40, dtype=np.float32).reshape(10, 4)
+
+
+@pytest.mark.parametrize(
+    ("query", "xpath"),
+    [
+        ("source_id=rig1", "source_id='rig1'"),
+        ("name=Utah array, type=Spikes", "name='Utah array' and type='Spikes'"),
+        ("name=Bob's rig", 'name="Bob\'s rig"'),
+        ("name='rig'", "name='rig'"),
+        ("starts-with(name,'rig') and channel_count=96", "starts-with(name,'rig') and channel_count=96"),
+    ],
+)
+def test_query_becomes_xpath(query, xpath):
+    assert predicate(query) == xpath
+
+
+@pytest.mark.parametrize("query", ["", "  ", "name=both'and\""])
+def test_impossible_query(query):
+    with pytest.raises(StreamError, match="stream query"):
+        predicate(query)
+
+
+def test_invalid_xpath_is_told_at_once():
+    begin = pylsl.local_clock()
+    with pytest.raises(StreamError, match="neither key=value on name, type.* nor XPath: rig 1"):
+        find("rig 1", timeout_s=30)
+    assert pylsl.local_clock() - begin < 5
+
+
+def test_pulls_every_sample_in_order_on_this_clock():
+    with LslSource(SAMPLES, 50.0, pace=500) as stream:
+        info = find(f"source_id={stream.source_id}", 20)
+        check(info, 4, 0.02)
+        source = Source(info, ["ch0", "ch1", "ch2", "ch3"])
+        rows, stamps = [], []
+        while len(rows) < 10:
+            if source.pull():
+                rows.append(source.values[0].copy())
+                stamps.append(source.stamps[0])
+        np.testing.assert_array_equal(rows, SAMPLES)
+        np.testing.assert_allclose(np.diff(stamps), 0.02, atol=1e-3)  # raw: neither smoothed nor re-made
+        assert abs(source.clock_offset_s) < 0.01  # the same machine
+        assert not source.pull(wait=False)
+        source.close()
+
+
+@pytest.mark.parametrize("sample_format", ["int16", "double64"])
+def test_any_number_format_arrives_as_float32(sample_format):
+    with LslSource(SAMPLES.astype(int), 50.0, sample_format=sample_format, pace=500) as stream:
+        source = Source(find(f"source_id={stream.source_id}", 20), ["a", "b", "c", "d"])
+        while not source.pull():
+            pass
+        np.testing.assert_array_equal(source.values, SAMPLES[:1])
+        source.close()
+
+
+def test_no_such_stream_says_what_is_there():
+    with LslSource(SAMPLES, 50.0, name="the-other") as stream:
+        find(f"source_id={stream.source_id}", 20)
+        with pytest.raises(
+            StreamError, match=r"no LSL stream matches name=nobody after 0.2 s; visible are .*the-other"
+        ):
+            find("name=nobody", timeout_s=0.2)
+
+
+def test_waits_for_a_stream_that_comes_later():
+    stream, turns = LslSource(SAMPLES, 50.0), []
+
+    def tick():
+        turns.append(None)
+        if len(turns) == 1:
+            stream.__enter__()
+        return True
+
+    try:
+        assert find(f"source_id={stream.source_id}", 20, tick).source_id() == stream.source_id
+    finally:
+        stream.__exit__()
+
+
+def test_gives_up_when_told():
+    assert find("name=nobody", 60, tick=lambda: False) is None
+
+
+def test_two_matching_streams_are_listed():
+    with LslSource(SAMPLES, 50.0, name="twin") as one, LslSource(SAMPLES, 50.0, name="twin") as two:
+        find(f"source_id={one.source_id}", 20)
+        find(f"source_id={two.source_id}", 20)
+        with pytest.raises(StreamError, match=r"2 LSL streams match name=twin: .*; add source_id=") as error:
+            find("name=twin", 20)
+        assert one.source_id in str(error.value)
+        assert two.source_id in str(error.value)
+
+
+def info(n_channels=4, rate=50.0, sample_format="float32"):
+    return pylsl.StreamInfo("n", "Spikes", n_channels, rate, sample_format, "rig1")
+
+
+@pytest.mark.parametrize(
+    ("stream", "message"),
+    [
+        (info(n_channels=3), "stream rig1 has 3 channels, the model was trained on 4"),
+        (info(sample_format="string"), "stream rig1 has string samples"),
+        (info(rate=60.0), r"stream rig1: .*60.*50"),
+        (info(rate=1000.0), r"stream rig1 carries samples \(1000 Hz\), .* binned counts only: .* at 50 Hz"),
+        (info(rate=0.0), r"stream rig1 carries events \(0 Hz\), .* binned counts only"),
+    ],
+)
+def test_refuses_what_the_model_cannot_take(stream, message):
+    with pytest.raises(StreamError, match=message):
+        check(stream, 4, 0.02)
+
+
+def test_labels_in_another_order_are_refused_and_other_names_told(caplog):
+    with pytest.raises(StreamError, match="channel 0 of rig1 is b, the model's is a: the same channels in another"):
+        check_labels(["b", "a"], ["a", "b"], "rig1")
+    with caplog.at_level(logging.WARNING):
+        check_labels(["a", "x"], ["a", "b"], "rig1")
+    assert "channel 1 of rig1 is x, the model's is b" in caplog.text
+    caplog.clear()
+    check_labels(["a", "b"], ["a", "b"], "rig1")
+    check_labels(None, ["a", "b"], "rig1")
+    assert not caplog.text

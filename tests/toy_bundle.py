@@ -1,0 +1,164 @@
+"""A small linear recurrent model as a bundle, with the same model in numpy: no torch needed.
+
+anchor   w = Σ_s x_s,  h = w W,  f = w V
+step     h' = h A + (x · observed) B + f D,  z = h'[:3],  factors = h' F,  rates = softplus(h' R),  behaviour = h' K
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from rtdsae import bundle
+
+N_STATIC, N_DYNAMIC, N_FACTORS = 2, 3, 4
+BEHAVIOUR = ("vel_x", "vel_y")
+
+
+@dataclass
+class Toy:
+    n_channels: int = 6
+    n_hidden: int = 12
+    n_anchor: int = 5
+    bin_width_s: float = 0.02
+    lanes: int = 1
+    seed: int = 0
+
+    def __post_init__(self):
+        rng = np.random.default_rng(self.seed)
+        c, h = self.n_channels, self.n_hidden
+
+        def draw(rows, columns, scale):
+            return (scale * rng.standard_normal((rows, columns)) / np.sqrt(rows)).astype(np.float32)
+
+        self.weights = {
+            "W": draw(c, h, 0.1),
+            "V": draw(c, N_STATIC, 0.1),
+            "A": 0.9 * np.linalg.qr(draw(h, h, 1.0))[0],
+            "B": draw(c, h, 0.3),
+            "D": draw(N_STATIC, h, 0.1),
+            "F": draw(h, N_FACTORS, 1.0),
+            "R": draw(h, c, 1.0),
+            "K": draw(h, len(BEHAVIOUR), 1.0),
+        }
+        self.channels = [f"ch{i}" for i in range(c)]
+
+    def anchor(self, window):
+        w = window.sum(axis=0)
+        return w @ self.weights["W"], w @ self.weights["V"]
+
+    def step(self, state, x, observed):
+        h, f = state
+        w = self.weights
+        h = h @ w["A"] + (x * observed) @ w["B"] + f @ w["D"]
+        rates = np.logaddexp(0, h @ w["R"])
+        return (h, f), {"factors": h @ w["F"], "z": h[:N_DYNAMIC], "f": f, "rates": rates, "behaviour": h @ w["K"]}
+
+    def run(self, x, observed=None):
+        """Outputs for the bins after the first S, by name, each `(T - S, ...)`."""
+        observed = np.ones(len(x), np.float32) if observed is None else observed
+        state, steps = self.anchor(x[: self.n_anchor]), []
+        for t in range(self.n_anchor, len(x)):
+            state, out = self.step(state, x[t], observed[t])
+            steps.append(out)
+        return {name: np.stack([out[name] for out in steps]).astype(np.float32) for name in steps[0]}
+
+    def counts(self, n_bins, seed=1):
+        return np.random.default_rng(seed).poisson(1.0, (n_bins, self.n_channels)).astype(np.float32)
+
+    def write(self, folder: Path, *, golden_error: float = 0.0) -> Path:
+        """Writes the bundle and returns its folder."""
+        x = self.counts(40)
+        observed = np.ones(40, np.float32)
+        observed[20:23] = 0
+        arrays = {"x": x, "observed": observed, **self.run(x, observed)}
+        arrays["factors"][3, 0] += golden_error
+        golden = io.BytesIO()
+        np.savez(golden, **arrays)
+        files = {
+            "anchor.onnx": self._anchor_graph().SerializeToString(),
+            "step.onnx": self._step_graph().SerializeToString(),
+            "golden.npz": golden.getvalue(),
+            "MODEL_CARD.md": b"# toy\n",
+        }
+        bundle.write(folder, self.manifest(), files)
+        return folder
+
+    def manifest(self):
+        def output(name, size, unit="", labels=()):
+            return bundle.Output(name=name, shape=[size], unit=unit, labels=list(labels))
+
+        return bundle.Manifest(
+            format=bundle.FORMAT,
+            name="toy",
+            family="toy",
+            config={},
+            channels=self.channels,
+            bin_width_s=self.bin_width_s,
+            anchor_bins=self.n_anchor,
+            horizon_bins=35,
+            lanes=self.lanes,
+            external=[],
+            outputs=[
+                output("factors", N_FACTORS),
+                output("z", N_DYNAMIC),
+                output("f", N_STATIC),
+                output("rates", self.n_channels, "spikes/s", self.channels),
+                output("behaviour", len(BEHAVIOUR), "mm/s", BEHAVIOUR),
+            ],
+            state=[bundle.StatePart(name="h", size=self.n_hidden), bundle.StatePart(name="f", size=N_STATIC)],
+            normalisation={},
+            sessions=["toy"],
+            provenance={},
+            scores={},
+            files={},
+        )
+
+    def _anchor_graph(self):
+        nodes = [
+            helper.make_node("ReduceSum", ["x", "axes"], ["w"], keepdims=0),
+            helper.make_node("MatMul", ["w", "W"], ["h"]),
+            helper.make_node("MatMul", ["w", "V"], ["f"]),
+            helper.make_node("Concat", ["h", "f"], ["state"], axis=1),
+        ]
+        inputs = {"x": (self.lanes, self.n_anchor, self.n_channels)}
+        return self._model(nodes, inputs, {"state": (self.lanes, self.n_hidden + N_STATIC)}, {"axes": [1]}, "WV")
+
+    def _step_graph(self):
+        def node(kind, inputs, output, **attributes):
+            return helper.make_node(kind, inputs.split(), output.split(), **attributes)
+
+        nodes = [
+            node("Split", "state sizes", "h f_in", axis=1),
+            node("Mul", "x observed", "seen"),
+            node("MatMul", "h A", "hA"),
+            node("MatMul", "seen B", "xB"),
+            node("MatMul", "f_in D", "fD"),
+            node("Sum", "hA xB fD", "h_next"),
+            node("Slice", "h_next zero n_z one", "z"),
+            node("MatMul", "h_next F", "factors"),
+            node("MatMul", "h_next R", "drive"),
+            node("Softplus", "drive", "rates"),
+            node("MatMul", "h_next K", "behaviour"),
+            node("Identity", "f_in", "f"),
+            node("Concat", "h_next f_in", "state_out", axis=1),
+        ]
+        state = (self.lanes, self.n_hidden + N_STATIC)
+        inputs = {"x": (self.lanes, self.n_channels), "observed": (self.lanes, 1), "state": state}
+        outputs = {o.name: (self.lanes, *o.shape) for o in self.manifest().outputs}
+        integers = {"sizes": [self.n_hidden, N_STATIC], "zero": [0], "n_z": [N_DYNAMIC], "one": [1]}
+        return self._model(nodes, inputs, {"state_out": state, **outputs}, integers, "ABDFRK")
+
+    def _model(self, nodes, inputs, outputs, integers, weights):
+        def values(shapes):
+            return [helper.make_tensor_value_info(k, TensorProto.FLOAT, shape) for k, shape in shapes.items()]
+
+        constants = [numpy_helper.from_array(self.weights[name], name) for name in weights]
+        constants += [numpy_helper.from_array(np.array(v, np.int64), name) for name, v in integers.items()]
+        graph = helper.make_graph(nodes, "toy", values(inputs), values(outputs), constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        onnx.checker.check_model(model)
+        return model
