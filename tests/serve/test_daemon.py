@@ -87,18 +87,20 @@ class Served:
 def test_every_bin_once_in_order_with_the_models_values(tmp_path, lanes):
     toy = Toy(lanes=lanes)
     x = toy.counts(100)
-    with LslSource(x, 50.0, labels=toy.channels) as source:
-        with Served(tmp_path, toy, f"source_id={source.source_id}") as served:
-            served.bins(95)
-            served.check_order()
-            served.check_values(x)
-            assert [a.name for a in served.schema.arrays] == list(ARRAYS)
-            assert served.frames[0].bin == toy.n_anchor
-            assert served.frames[0].flags & ~Flags.LATE == Flags.ANCHORED
-            assert all(not f.flags & ~Flags.LATE for f in served.frames[1:])
-            stamps = np.array([f.t_bin for f in served.frames])
-            np.testing.assert_allclose(np.diff(stamps), 0.02, atol=1e-3)
-            assert all(f.t_bin < f.t_in for f in served.frames)
+    with (
+        LslSource(x, 50.0, labels=toy.channels) as source,
+        Served(tmp_path, toy, f"source_id={source.source_id}") as served,
+    ):
+        served.bins(95)
+        served.check_order()
+        served.check_values(x)
+        assert [a.name for a in served.schema.arrays] == list(ARRAYS)
+        assert served.frames[0].bin == toy.n_anchor
+        assert served.frames[0].flags & ~Flags.LATE == Flags.ANCHORED
+        assert all(not f.flags & ~Flags.LATE for f in served.frames[1:])
+        stamps = np.array([f.t_bin for f in served.frames])
+        np.testing.assert_allclose(np.diff(stamps), 0.02, atol=1e-3)
+        assert all(f.t_bin < f.t_in for f in served.frames)
 
 
 def test_a_gap_is_forecast_and_flagged(tmp_path):
@@ -107,13 +109,15 @@ def test_a_gap_is_forecast_and_flagged(tmp_path):
     observed[20:24] = 0
     seen = observed == 1
     offsets = (np.arange(60) + 1) * 0.02
-    with LslSource(x[seen], 50.0, offsets=offsets[seen], pace=100) as source:
-        with Served(tmp_path, toy, f"source_id={source.source_id}") as served:
-            served.bins(55).receive(lambda self: self.statuses[-1]["bins"] == 55)
-            served.check_order()
-            served.check_values(x, observed)
-            assert [bool(f.flags & Flags.GAP) for f in served.frames] == (observed[5:] == 0).tolist()
-            assert served.statuses[-1]["gaps"] == 4
+    with (
+        LslSource(x[seen], 50.0, offsets=offsets[seen], pace=100) as source,
+        Served(tmp_path, toy, f"source_id={source.source_id}") as served,
+    ):
+        served.bins(55).receive(lambda self: self.statuses[-1]["bins"] == 55)
+        served.check_order()
+        served.check_values(x, observed)
+        assert [bool(f.flags & Flags.GAP) for f in served.frames] == (observed[5:] == 0).tolist()
+        assert served.statuses[-1]["gaps"] == 4
 
 
 def test_what_is_not_a_count_becomes_a_gap_with_a_name(tmp_path):
@@ -122,28 +126,32 @@ def test_what_is_not_a_count_becomes_a_gap_with_a_name(tmp_path):
     sent = x.copy()
     sent[20, 2] = np.nan
     observed[20] = 0
-    with LslSource(sent, 50.0, pace=200) as source:
-        with Served(tmp_path, toy, f"source_id={source.source_id}") as served:
-            served.bins(35).receive(lambda self: self.statuses[-1]["bins"] == 35)
-            served.check_order()
-            served.check_values(x, observed)
-            assert served.frames[15].flags & Flags.GAP
-            assert served.statuses[-1]["nan"] == 1
+    with (
+        LslSource(sent, 50.0, pace=200) as source,
+        Served(tmp_path, toy, f"source_id={source.source_id}") as served,
+    ):
+        served.bins(35).receive(lambda self: self.statuses[-1]["bins"] == 35)
+        served.check_order()
+        served.check_values(x, observed)
+        assert served.frames[15].flags & Flags.GAP
+        assert served.statuses[-1]["nan"] == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_exits_0(tmp_path, number):
     toy = Toy()
-    with LslSource(toy.counts(100_000), 50.0) as source:
-        with Served(tmp_path, toy, f"source_id={source.source_id}") as served:
-            served.bins(5)
-            code, said = served.stop(number)
-            assert code == 0
-            last = served.receive(lambda self: self.statuses and self.statuses[-1]["bins"] == len(self.frames) > 5)
-            last.check_order()
-            assert f"published {len(last.frames)} bins" in said
-            assert "CPUExecutionProvider" in said
-            assert not served.socket.poll(100)  # the last status was the last word
+    with (
+        LslSource(toy.counts(100_000), 50.0) as source,
+        Served(tmp_path, toy, f"source_id={source.source_id}") as served,
+    ):
+        served.bins(5)
+        code, said = served.stop(number)
+        assert code == 0
+        last = served.receive(lambda self: self.statuses and self.statuses[-1]["bins"] == len(self.frames) > 5)
+        last.check_order()
+        assert f"published {len(last.frames)} bins" in said
+        assert "CPUExecutionProvider" in said
+        assert not served.socket.poll(100)  # the last status was the last word
 
 
 def test_status_has_what_was_promised_from_the_start(tmp_path):
@@ -169,12 +177,14 @@ def test_status_has_what_was_promised_from_the_start(tmp_path):
 
 def test_a_silent_stream_is_told_and_waited_for(tmp_path):
     toy = Toy()
-    with LslSource(toy.counts(20), 50.0, pace=200) as source:
-        with Served(tmp_path, toy, f"source_id={source.source_id}") as served:
-            served.bins(15).receive(lambda self: self.statuses[-1]["stream"]["connected"])
-            served.receive(lambda self: not self.statuses[-1]["stream"]["connected"])
-            assert served.process.poll() is None
-            assert served.stop()[0] == 0
+    with (
+        LslSource(toy.counts(20), 50.0, pace=200) as source,
+        Served(tmp_path, toy, f"source_id={source.source_id}") as served,
+    ):
+        served.bins(15).receive(lambda self: self.statuses[-1]["stream"]["connected"])
+        served.receive(lambda self: not self.statuses[-1]["stream"]["connected"])
+        assert served.process.poll() is None
+        assert served.stop()[0] == 0
 
 
 def test_a_source_that_dies_and_returns_goes_on_on_the_same_grid(tmp_path):

@@ -93,7 +93,7 @@ def test_a_file_that_is_not_onnx(tmp_path):
 def test_providers(tmp_path):
     loaded = bundle.load(Toy().write(tmp_path / "toy"))
     assert Engine(loaded).provider == "CPUExecutionProvider"
-    with pytest.raises(ConfigError, match="provider 'abacus' is not in this onnxruntime; it has .*cpu"):
+    with pytest.raises(ConfigError, match=r"provider 'abacus' is not in this onnxruntime; it has .*cpu"):
         Engine(loaded, "abacus")
 
 

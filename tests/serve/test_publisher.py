@@ -83,5 +83,5 @@ def test_other_machines_are_kept_out(endpoint):
 
 @pytest.mark.parametrize("endpoint", ["", "5556", "udp://127.0.0.1:5556", "tcp://", "ipc://", "tcp://127.0.0.1:x"])
 def test_what_is_not_an_endpoint(endpoint):
-    with pytest.raises(EndpointError, match="endpoint|cannot publish"):
+    with pytest.raises(EndpointError, match=r"endpoint|cannot publish"):
         Publisher(endpoint, SCHEMA)

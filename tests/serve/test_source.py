@@ -35,7 +35,7 @@ def test_impossible_query(query):
 
 def test_invalid_xpath_is_told_at_once():
     begin = pylsl.local_clock()
-    with pytest.raises(StreamError, match="neither key=value on name, type.* nor XPath: rig 1"):
+    with pytest.raises(StreamError, match=r"neither key=value on name, type.* nor XPath: rig 1"):
         find("rig 1", timeout_s=30)
     assert pylsl.local_clock() - begin < 5
 
