@@ -1,0 +1,209 @@
+"""The verbs that deal with live streams: serve, listen, simulate, replay."""
+
+import json
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+import numpy as np
+from tyro.conf import Positional, arg
+
+from rtdsae.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rtdsae.recordings import Recording
+    from rtdsae.wire import Latents
+
+__all__ = ["Listen", "Replay", "Serve", "Simulate"]
+
+ENDPOINT = "tcp://127.0.0.1:5556"
+
+
+class Serve(msgspec.Struct, frozen=True, kw_only=True):
+    """Decode an LSL stream with a bundle, and publish each bin's latents over ZeroMQ."""
+
+    bundle: Positional[Path]
+    """Folder of the bundle, as `rtdsae export` wrote it."""
+    stream: str = "type=Spikes"
+    """Which stream: source_id=..., name=..., type=... (several with commas), or an XPath predicate."""
+    pub: str = ENDPOINT
+    """Where to publish: loopback, or ipc://PATH."""
+    publish: Annotated[str, arg(help_behavior_hint="(default: factors,z and, where there is one, behaviour)")] = ""
+    """Arrays to publish, with commas: of factors, z, f, rates, behaviour."""
+    timeout: float = 10.0
+    """Seconds to wait for the stream to appear."""
+    provider: str = "cpu"
+    """ONNX Runtime's execution provider: cpu, cuda, ..."""
+
+    def run(self) -> None:
+        """Serves until SIGTERM or Ctrl-C."""
+        _quiet_lsl()
+        from rtdsae.serve.daemon import Daemon, Settings
+
+        logging.basicConfig(level=logging.INFO, format="rtdsae serve: %(message)s")
+        names = tuple(name.strip() for name in self.publish.split(",") if name.strip())
+        settings = Settings(
+            bundle=self.bundle,
+            stream=self.stream,
+            pub=self.pub,
+            publish=names,
+            timeout_s=self.timeout,
+            provider=self.provider,
+        )
+        Daemon(settings).run()
+
+
+class Listen(msgspec.Struct, frozen=True, kw_only=True):
+    """Print what a daemon publishes, a line a bin."""
+
+    endpoint: Positional[str] = ENDPOINT
+    """Where it publishes."""
+    count: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: never)")] = None
+    """Stop after so many bins."""
+    arrays: Annotated[str, arg(help_behavior_hint="(default: all that are published)")] = ""
+    """Which arrays to print, with commas."""
+    json: bool = False
+    """One JSON object a line, with every value."""
+    timeout: float = 10.0
+    """Seconds without a bin after which to give up."""
+
+    def run(self) -> None:
+        """Prints until the count is reached or Ctrl-C.
+
+        Raises:
+            EndpointError: nothing was published for `timeout` seconds.
+        """
+        from rtdsae.client import Subscriber
+
+        with Subscriber(self.endpoint, timeout_s=self.timeout) as subscriber:
+            for i, message in enumerate(subscriber, 1):
+                print(_as_json(message, self.arrays) if self.json else _as_text(message, self.arrays), flush=True)
+                if i == self.count:
+                    return
+
+
+class Simulate(msgspec.Struct, frozen=True, kw_only=True):
+    """Synthetic neurons as a live LSL stream, with the rates they were drawn from as a second one."""
+
+    system: Literal["lorenz", "rnn"] = "lorenz"
+    """What drives the neurons."""
+    seconds: float = 60.0
+    """How much to simulate; then the stream ends, unless --loop."""
+    seed: int = 0
+    """Another seed, other neurons."""
+    source_id: str = "rtdsae-simulate"
+    """By which a decoder finds the stream; the true rates have the same with -truth."""
+    no_truth: bool = False
+    """Leave out the second stream."""
+    speed: float = 1.0
+    """Bins a second, relative to real time."""
+    loop: bool = False
+    """Begin again at the end, for ever."""
+    wait: float = 0.0
+    """Seconds to wait for a decoder before the first bin; 0 begins at once."""
+
+    def run(self) -> None:
+        """Streams to the end."""
+        _quiet_lsl()
+        from rtdsae.recordings import synthetic
+
+        make = {"lorenz": synthetic.lorenz, "rnn": synthetic.chaotic_rnn}[self.system]
+        recording = make(seconds=self.seconds, seed=self.seed)
+        _play(recording, self, name=f"rtdsae-{self.system}", truth=not self.no_truth)
+
+
+class Replay(msgspec.Struct, frozen=True, kw_only=True):
+    """A recording as a live LSL stream, in real time or faster."""
+
+    file: Positional[Path]
+    """The recording: HDF5 or npz."""
+    split: Literal["train", "valid", "test", "all"] = "all"
+    """Play only this part."""
+    channels: Literal["heldin", "all"] = "heldin"
+    """Where the recording holds neurons out, play only the others, or all."""
+    source_id: str = "rtdsae-replay"
+    """By which a decoder finds the stream."""
+    truth: bool = False
+    """Stream the true rates too, where the recording has them."""
+    speed: float = 1.0
+    """Bins a second, relative to real time."""
+    loop: bool = False
+    """Begin again at the end, for ever."""
+    wait: float = 0.0
+    """Seconds to wait for a decoder before the first bin; 0 begins at once."""
+
+    def run(self) -> None:
+        """Streams to the end."""
+        _quiet_lsl()
+        from rtdsae import recordings
+
+        recording = recordings.load(self.file)
+        if self.split != "all":
+            recording = _part(recording, self.split, self.file)
+        if self.channels == "heldin" and recording.heldout is not None:
+            recording = _heldin(recording)
+        _play(recording, self, name=self.file.stem, truth=self.truth)
+
+
+def _play(recording: "Recording", verb: Simulate | Replay, *, name: str, truth: bool) -> None:
+    from rtdsae.play import Player
+
+    player = Player(recording, source_id=verb.source_id, name=name, speed=verb.speed, loop=verb.loop, truth=truth)
+    width_ms = 1e3 * recording.bin_width_s
+    print(
+        f"streaming {recording.n_channels} channels in bins of {width_ms:g} ms as source_id={verb.source_id}",
+        flush=True,
+    )
+    pushed = player.run(wait_s=verb.wait)
+    print(f"pushed {pushed} bins")
+
+
+def _part(recording: "Recording", split: str, file: Path) -> "Recording":
+    chosen = np.asarray(recording.split().splits) == split
+    if not chosen.any():
+        raise ConfigError(f"{file} has no {split} part: leave --split out")
+    return recording.split().select(chosen)
+
+
+def _heldin(recording: "Recording") -> "Recording":
+    """The recording of the neurons that a model sees."""
+    seen = ~np.asarray(recording.heldout)
+    rates = None if recording.true_rates is None else recording.true_rates[:, seen]
+    labels = tuple(label for label, kept in zip(recording.channels, seen, strict=True) if kept)
+    return replace(recording, counts=recording.counts[:, seen], channels=labels, true_rates=rates, heldout=None)
+
+
+def _as_text(message: "Latents", arrays: str) -> str:
+    values = " ".join(f"{name}={_short(message, name)}" for name in _names(message, arrays))
+    delay_us = 1e6 * (message.t_out - message.t_in)
+    marks = "".join(f" {flag.name.lower()}" for flag in message.flags if flag.name)
+    return f"{message.seq} bin {message.bin} t {message.t_bin:.3f} {delay_us:.0f} us{marks} {values}"
+
+
+def _short(message: "Latents", name: str) -> str:
+    values = message[name].ravel()
+    return "[" + " ".join(f"{v:.3g}" for v in values[:4]) + (" ...]" if values.size > 4 else "]")
+
+
+def _as_json(message: "Latents", arrays: str) -> str:
+    head = {name: getattr(message, name) for name in ("seq", "bin", "t_bin", "t_in", "t_out", "run")}
+    values = {name: message[name].tolist() for name in _names(message, arrays)}
+    return json.dumps({**head, "flags": [flag.name.lower() for flag in message.flags if flag.name], **values})
+
+
+def _names(message: "Latents", arrays: str) -> list[str]:
+    wanted = [name.strip() for name in arrays.split(",") if name.strip()]
+    return wanted or [array.name for array in message.schema.arrays] if message.schema else wanted
+
+
+def _quiet_lsl() -> None:
+    """Keeps liblsl's own log from stderr, where the user has not configured LSL; before its first call."""
+    places = (Path("lsl_api.cfg"), Path("~/lsl_api/lsl_api.cfg").expanduser(), Path("/etc/lsl_api/lsl_api.cfg"))
+    if "LSLAPICFG" in os.environ or any(place.exists() for place in places):
+        return
+    import pylsl
+
+    pylsl.util.set_config_content("[log]\nlevel = -2\n")
