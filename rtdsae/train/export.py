@@ -1,6 +1,7 @@
 """From a run to a bundle: two ONNX graphs, checked against torch bin by bin before anything is written."""
 
 import io
+import logging
 import tempfile
 import warnings
 from pathlib import Path
@@ -47,7 +48,7 @@ class StepGraph(nn.Module):
         super().__init__()
         self.family = family
 
-    def forward(self, x: Tensor, observed: Tensor, state: Tensor, u: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, observed: Tensor, u: Tensor | None, state: Tensor) -> tuple[Tensor, ...]:
         """One bin: state', factors, z, f, rates and, where it was fitted, behaviour."""
         state, out = self.family.step(state, x, observed, u)
         return (state, *(value for value in out if value is not None))
@@ -94,15 +95,19 @@ def graphs(family: Family, lanes: int) -> tuple[bytes, bytes]:
     """The ONNX files of `anchor` and `step`, static shapes, weights inside."""
     d, n = family.dims, sum(family.state_sizes.values())
     names = ["state_out", "factors", "z", "f", "rates"] + (["behaviour"] if d.n_behaviour else [])
-    inputs = {"x": torch.zeros(lanes, d.n_channels), "observed": torch.ones(lanes, 1), "state": torch.zeros(lanes, n)}
-    if d.n_external:
-        inputs["u"] = torch.zeros(lanes, d.n_external)
+    inputs = {
+        "x": torch.zeros(lanes, d.n_channels),
+        "observed": torch.ones(lanes, 1),
+        "u": torch.zeros(lanes, d.n_external) if d.n_external else None,
+        "state": torch.zeros(lanes, n),
+    }
     anchor = to_onnx(AnchorGraph(family).eval(), {"x": torch.zeros(lanes, d.anchor_bins, d.n_channels)}, ["state"])
     return anchor, to_onnx(StepGraph(family).eval(), inputs, names)
 
 
-def to_onnx(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> bytes:
-    """One module as one ONNX file."""
+def to_onnx(module: nn.Module, inputs: dict[str, Tensor | None], outputs: list[str]) -> bytes:
+    """One module as one ONNX file; an input that is None does not exist in it."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of libraries that we do not use
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
         path = Path(folder) / "graph.onnx"
@@ -110,7 +115,7 @@ def to_onnx(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) ->
             module,
             tuple(inputs.values()),
             path,
-            input_names=list(inputs),
+            input_names=[name for name, value in inputs.items() if value is not None],
             output_names=outputs,
             opset_version=OPSET,
             dynamo=True,

@@ -106,8 +106,8 @@ def train(run: Run, recording: Recording, report: Callable[[Progress], None], re
             if score < standing.best:
                 standing.best, standing.best_epoch = score, epoch
                 run.save_checkpoint("best.pt", {"model": family.state_dict(), "epoch": epoch})
-            run.save_checkpoint("last.pt", snapshot(family, optimizer, standing))
             run.append_metrics({"epoch": epoch, **metrics})
+            run.save_checkpoint("last.pt", snapshot(family, optimizer, standing))
             fabric.log_dict(metrics, step=epoch)
             report(Progress(epoch, fit.epochs, metrics, standing.best_epoch))
             ramped = max(standing.best_epoch, config.objective.ramp_epochs)
@@ -168,7 +168,9 @@ def restore(run: Run, family: Family, optimizer: torch.optim.Optimizer) -> Stand
     last = run.load_checkpoint("last.pt")
     family.load_state_dict(last["model"])
     optimizer.load_state_dict(last["optimizer"])
-    return Standing(**last["standing"])
+    standing = Standing(**last["standing"])
+    run.trim_metrics(standing.epoch)
+    return standing
 
 
 def finish(run: Run, tensors: Tensors, standing: Standing, min_bins: int) -> None:

@@ -83,7 +83,11 @@ class Run:
             "source": Path(config.data.path).name,
             "command": command,
             "data_hash": recording.hash,
-            "versions": {"rtdsae": rtdsae.__version__, "torch": torch.__version__, "python": platform.python_version()},
+            "versions": {
+                "rtdsae": rtdsae.__version__,
+                "torch": str(torch.__version__),
+                "python": platform.python_version(),
+            },
             "state": "training",
         }
         run = cls(path, config, info)
@@ -195,17 +199,20 @@ class Run:
         write(self.path / "run.json", json.dumps(self.info, indent=2).encode())
 
     def append_metrics(self, row: dict[str, float]) -> None:
-        """Add an epoch to metrics.csv; rows of epochs that are being repeated after a resume are dropped first."""
+        """Add an epoch to metrics.csv."""
         path = self.path / "metrics.csv"
-        old = list(csv.DictReader(path.open())) if path.exists() else []
-        kept = [r for r in old if int(float(r["epoch"])) < row["epoch"]]
-        fresh = not old or len(kept) != len(old)
-        with path.open("w" if fresh else "a", newline="") as file:
+        fresh = not path.exists()
+        with path.open("a", newline="") as file:
             writer = csv.DictWriter(file, list(row))
             if fresh:
                 writer.writeheader()
-                writer.writerows(kept)
             writer.writerow(row)
+
+    def trim_metrics(self, epoch: int) -> None:
+        """Drop the rows of epochs after this one, which a resumed run repeats."""
+        path = self.path / "metrics.csv"
+        header, *rows = path.read_text().splitlines(keepends=True)
+        write(path, "".join([header, *rows[: epoch + 1]]).encode())
 
 
 def dims_of(recording: Recording, config: TrainConfig) -> Dims:
