@@ -1,0 +1,183 @@
+"""The noun: what it accepts, what it refuses and in which words, how it is cut."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rtdsae.errors import RecordingError
+from rtdsae.recordings import Recording
+
+
+def recording(n_segments: int = 6, bins: int = 10, **parts) -> Recording:
+    rng = np.random.RandomState(0)
+    n_bins = n_segments * bins
+    stops = np.arange(1, n_segments + 1) * bins
+    full = {
+        "counts": rng.poisson(0.5, (n_bins, 3)).astype(np.uint8),
+        "bin_width_s": 0.02,
+        "channels": ("a", "b", "c"),
+        "segments": np.stack([stops - bins, stops], axis=1),
+        "behaviour": np.stack([np.arange(n_bins), -np.arange(n_bins)], axis=1) / 7,
+        "behaviour_labels": ("vel_x", "vel_y"),
+        "conditions": np.arange(n_segments) % 2,
+        "external": rng.randn(n_bins, 1),
+        "external_labels": ("cue",),
+        "true_rates": np.full((n_bins, 3), 25.0),
+        "session": "monday",
+        "heldout": np.array([False, False, True]),
+    }
+    return Recording(**full | parts)
+
+
+def test_counts_and_a_bin_width_are_enough():
+    plain = Recording(np.ones((7, 2), int), 0.05)
+    assert plain.channels == ("ch0", "ch1")
+    assert plain.segments.tolist() == [[0, 7]]
+    assert (plain.n_bins, plain.n_channels, plain.n_segments) == (7, 2, 1)
+    assert plain.behaviour is None
+    assert plain.behaviour_labels == ()
+
+
+def test_labels_are_made_up_where_none_are_given():
+    assert recording(behaviour_labels=()).behaviour_labels == ("behaviour0", "behaviour1")
+
+
+NOT_FINITE = np.full((60, 2), 0.5)
+NOT_FINITE[17, 1] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ({"counts": np.zeros((60, 3), complex)}, "counts is of type complex128"),
+        ({"counts": np.array([["1"] * 3] * 60)}, "counts is of type <U1"),
+        ({"counts": np.zeros(60)}, r"counts has shape \(60,\)"),
+        ({"counts": np.zeros((60, 0))}, r"counts has shape \(60, 0\)"),
+        ({"counts": np.full((60, 3), np.inf)}, "counts is not finite at bin 0, column 0"),
+        ({"counts": np.full((60, 3), -1)}, "counts holds -1 at bin 0, column 0"),
+        ({"bin_width_s": 0}, "bin_width_s is 0.0: it must be above 0"),
+        ({"bin_width_s": "wide"}, "bin_width_s is 'wide'"),
+        ({"bin_width_s": np.nan}, "bin_width_s is nan"),
+        ({"channels": ("a", "b")}, "channels has 2 labels for 3 columns"),
+        ({"channels": ("a", "b", "a")}, "channels has 'a' twice"),
+        ({"channels": "abc"}, "channels is one text"),
+        ({"segments": [[0, 10], [9, 20]]}, r"segments 0 and 1 overlap .* \[\[0, 10\], \[9, 20\]\]"),
+        ({"segments": [[10, 20], [0, 10]]}, "segments 0 and 1 overlap or are out of order"),
+        ({"segments": [[0, 61]]}, r"segment 0 is \[0, 61\]: .* within 0 to 60"),
+        ({"segments": [[0, 5], [7, 7]]}, r"segment 1 is \[7, 7\]"),
+        ({"segments": [[0.0, 5.0]]}, r"segments is float64 \(1, 2\)"),
+        ({"segments": [0, 5]}, r"segments is int64 \(2,\)"),
+        ({"behaviour": NOT_FINITE}, "behaviour is not finite at bin 17, column 1"),
+        ({"behaviour": np.zeros((59, 2))}, "behaviour has 59 bins, counts has 60"),
+        ({"behaviour_labels": ("x",)}, "behaviour_labels has 1 labels for 2 columns"),
+        ({"behaviour": None}, "behaviour_labels has 2 labels for 0 columns"),
+        ({"external": np.zeros((60, 0)), "external_labels": ()}, r"external has shape \(60, 0\)"),
+        ({"true_rates": np.zeros((60, 2))}, r"true_rates is \(60, 2\), counts is \(60, 3\)"),
+        ({"true_rates": np.full((60, 3), -0.5)}, "true_rates holds -0.5"),
+        ({"conditions": np.zeros(6)}, r"conditions is float64 \(6,\)"),
+        ({"conditions": np.zeros(5, int)}, r"conditions is int64 \(5,\)"),
+        ({"splits": ["train"] * 5 + ["val"]}, "splits holds 'val': a segment is one of train, valid, test"),
+        ({"splits": ["train"]}, r"splits is <U5 \(1,\)"),
+        ({"heldout": [True, True, True]}, "heldout is true for every channel"),
+        ({"heldout": [0, 1, 2]}, "heldout is int64"),
+        ({"heldout": [True]}, r"heldout is bool \(1,\)"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(parts, says):
+    with pytest.raises(RecordingError, match=says) as caught:
+        recording(**parts)
+    assert "\n" not in str(caught.value)
+
+
+def test_select_takes_segments_in_the_order_given():
+    source = recording(splits=["train"] * 4 + ["valid", "test"])
+    part = source.select([4, 1])
+    assert part.segments.tolist() == [[0, 10], [10, 20]]
+    assert np.array_equal(part.counts, np.concatenate([source.counts[40:50], source.counts[10:20]]))
+    assert np.array_equal(part.behaviour[10:], source.behaviour[10:20])
+    assert np.array_equal(part.external[:10], source.external[40:50])
+    assert part.conditions.tolist() == [0, 1]
+    assert part.splits.tolist() == ["valid", "train"]
+    assert part.channels == source.channels
+    assert np.array_equal(part.heldout, source.heldout)
+
+
+def test_select_takes_a_mask_and_drops_bins_of_no_segment():
+    source = recording(segments=[[2, 5], [8, 12]], conditions=None)
+    assert source.select(np.array([False, True])).hash == source.select([1]).hash
+    assert np.array_equal(source.select([0, 1]).counts, np.concatenate([source.counts[2:5], source.counts[8:12]]))
+
+
+@pytest.mark.parametrize("choice", [[], [6], [-1], [0.5], np.zeros(6, bool), np.ones(5, bool)])
+def test_select_refuses_what_is_not_there(choice):
+    with pytest.raises(RecordingError, match="selected"):
+        recording().select(choice)
+
+
+def test_trials_are_split_by_segment_with_the_last_as_test():
+    source = recording(n_segments=20, bins=2)
+    splits = source.split(valid=0.25, test=0.2).splits.tolist()
+    assert splits[16:] == ["test"] * 4
+    assert [i for i, split in enumerate(splits) if split == "valid"] == [2, 6, 10, 14]
+    assert splits.count("train") == 12
+
+
+def test_a_continuous_session_is_split_in_time():
+    parts = recording(segments=[[0, 60]], conditions=["only"]).split(valid=0.25, test=0.2)
+    assert parts.segments.tolist() == [[0, 36], [36, 48], [48, 60]]
+    assert parts.splits.tolist() == ["train", "valid", "test"]
+    assert parts.conditions.tolist() == ["only"] * 3
+
+
+def test_its_own_splits_win():
+    own = recording(splits=["test"] + ["train"] * 5)
+    assert own.split(valid=0.5, test=0.5) is own
+
+
+@pytest.mark.parametrize("fractions", [(0.2, 1.0), (-0.1, 0.2), (0.01, 0.2), (0.2, 0.01), (0.95, 0.2)])
+def test_a_split_with_an_empty_part_is_refused(fractions):
+    with pytest.raises(RecordingError, match=r"split|too few"):
+        recording().split(*fractions)
+    with pytest.raises(RecordingError, match=r"split|too few"):
+        recording(segments=[[0, 10]], conditions=None).split(*fractions)
+
+
+@given(n=st.integers(1, 60), valid=st.floats(0, 0.9), test=st.floats(0, 0.9))
+def test_a_split_covers_every_bin_once(n, valid, test):
+    try:
+        source = recording(n_segments=n, bins=4)
+        parts = source.split(valid, test)
+    except RecordingError:
+        return
+    covered = np.concatenate([np.arange(*segment) for segment in parts.segments])
+    assert np.array_equal(covered, np.arange(source.n_bins))
+    assert "train" in parts.splits
+    assert ("test" in parts.splits) == (test > 0)
+    assert ("valid" in parts.splits) == (valid > 0)
+
+
+def test_the_hash_is_of_the_content():
+    assert recording().hash == recording().hash
+    hashes = {recording().hash}
+    changed = recording().counts.copy()
+    changed[59, 2] += 1
+    for parts in (
+        {"counts": changed},
+        {"bin_width_s": 0.01},
+        {"channels": ("a", "b", "d")},
+        {"session": "tuesday"},
+        {"splits": ["train"] * 6},
+        {"heldout": None},
+        {"conditions": list("ababab")},
+        {"segments": [[0, 10], [10, 20], [20, 30], [30, 40], [40, 50], [50, 59]]},
+    ):
+        hashes.add(recording(**parts).hash)
+    assert len(hashes) == 9
+
+
+def test_it_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recording().bin_width_s = 1.0
