@@ -1,0 +1,456 @@
+"""The binner: the same bins whatever the chunks, every bin once, every sample accounted for."""
+
+import itertools
+from dataclasses import asdict
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtdsae.bins import Bins, EventsBinner, RegularBinner, input_kind
+from rtdsae.errors import BinError
+
+START = 1234.5
+
+
+def joined(pushes):
+    """The bins of several pushes as one: copied as they come, since a push's arrays last until the next."""
+    copies = [[array.copy() for array in bins] for bins in pushes]
+    return Bins(*(np.concatenate(arrays) for arrays in zip(*copies, strict=True)))
+
+
+def push_in_chunks(binner, values, stamps, cuts):
+    edges = [0, *sorted(cuts), len(stamps)]
+    return joined(binner.push(values[i:j], stamps[i:j]) for i, j in itertools.pairwise(edges))
+
+
+def pushed_and_flushed(binner, channels, stamps, t_end):
+    return joined(step() for step in (lambda: binner.push(channels, stamps), lambda: binner.flush(t_end)))
+
+
+def assert_identical(a, b):
+    for x, y in zip(a, b, strict=True):
+        assert x.dtype == y.dtype
+        assert x.shape == y.shape
+        assert x.tobytes() == y.tobytes()
+
+
+def regular(n, period, start=START):
+    return start + np.arange(n) * period
+
+
+def ones(n, channels=2):
+    return np.ones((n, channels), np.float32)
+
+
+# which kind ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rate", "width", "declared", "expected"),
+    [
+        (50, 0.02, None, ("counts", 1)),
+        (50.04, 0.02, None, ("counts", 1)),
+        (3, 1 / 3, None, ("counts", 1)),
+        (1000, 0.02, None, ("samples", 20)),
+        (30000, 0.01, None, ("samples", 300)),
+        (0, 0.02, None, ("events", 0)),
+        (50, 0.02, "samples", ("samples", 1)),
+        (30000, 0.02, "events", ("events", 0)),
+        (0, 0.02, "counts", ("counts", 1)),
+    ],
+)
+def test_kind_follows_from_the_rate(rate, width, declared, expected):
+    assert input_kind(rate, width, declared) == expected
+
+
+@pytest.mark.parametrize(
+    ("rate", "width", "declared"),
+    [
+        (50.06, 0.02, None),
+        (25, 0.02, None),
+        (24414.0625, 0.02, None),
+        (100, 0.02, "counts"),
+        (0, 0.02, "samples"),
+        (-1, 0.02, None),
+        (float("nan"), 0.02, None),
+        (float("inf"), 0.02, None),
+        (50, 0.0, None),
+        (50, float("nan"), None),
+    ],
+)
+def test_other_rates_are_refused_with_what_was_expected(rate, width, declared):
+    with pytest.raises(BinError) as caught:
+        input_kind(rate, width, declared)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_refused_rate_says_what_would_do():
+    with pytest.raises(BinError, match=r"75 Hz do not make whole bins of 0.02 s: expected 50 Hz \(counts\)"):
+        input_kind(75, 0.02)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RegularBinner(0, 0.02),
+        lambda: RegularBinner(2, 0.02, 0),
+        lambda: RegularBinner(2, 1e-5),
+        lambda: EventsBinner(0, 0.02),
+        lambda: EventsBinner(2, 11.0),
+        lambda: EventsBinner(2, 0.02, lateness_s=-0.1),
+        lambda: EventsBinner(2, 0.02, lateness_s=float("nan")),
+        lambda: RegularBinner(2, 0.02).push(ones(3, 3), regular(3, 0.02)),
+        lambda: RegularBinner(2, 0.02).push(ones(3), regular(4, 0.02)),
+        lambda: EventsBinner(2, 0.02).push(np.zeros(3), regular(4, 0.02)),
+    ],
+)
+def test_impossible_arguments_are_refused(make):
+    with pytest.raises(BinError):
+        make()
+
+
+# regular streams ----------------------------------------------------------------------------------------------------
+
+
+def test_counts_are_bins_already():
+    values = np.arange(10, dtype=np.int16).reshape(5, 2)
+    stamps = regular(5, 0.02)
+    bins = RegularBinner(2, 0.02).push(values, stamps)
+    assert bins.index.tolist() == [0, 1, 2, 3, 4]
+    assert bins.t_end.tolist() == stamps.tolist()
+    assert bins.counts.tolist() == values.tolist()
+    assert bins.counts.dtype == np.float32
+    assert bins.observed.all()
+
+
+@pytest.mark.parametrize(("rate", "width", "k"), [(1000, 0.02, 20), (30000, 0.01, 300), (9, 1 / 3, 3)])
+@pytest.mark.parametrize("reduce", ["sum", "mean"])
+def test_samples_are_reduced_and_end_with_their_kth(rate, width, k, reduce):
+    n = 10 * k + k - 1
+    values = np.random.default_rng(0).poisson(1.0, (n, 3)).astype(np.float32)
+    stamps = regular(n, 1 / rate)
+    binner = RegularBinner(3, width, k, reduce)
+    bins = binner.push(values, stamps)
+    expected = getattr(values[: 10 * k].reshape(10, k, 3).astype(np.float64), reduce)(axis=1)
+    np.testing.assert_array_equal(bins.counts, expected.astype(np.float32))
+    assert bins.t_end.tolist() == stamps[k - 1 : 10 * k : k].tolist()
+    assert binner.push(values[:1], stamps[-1:] + 1 / rate).index.tolist() == [10]
+    assert asdict(binner.counters) == asdict(RegularBinner(1, width).counters)
+
+
+def test_arrays_are_reused_by_the_next_push():
+    binner = RegularBinner(2, 0.02)
+    first = binner.push(ones(1), np.array([1.0]))
+    second = binner.push(3 * ones(1), np.array([1.02]))
+    assert np.shares_memory(first.counts, second.counts)
+    assert second.counts.tolist() == [[3, 3]]
+    assert binner.push(ones(0), np.zeros(0)).index.tolist() == []
+
+
+def test_a_gap_becomes_unobserved_bins_at_their_expected_times():
+    binner = RegularBinner(2, 0.02)
+    stamps = regular(10, 0.02)
+    kept = [0, 1, 2, 6, 7, 8, 9]
+    bins = binner.push(ones(7), stamps[kept])
+    assert bins.index.tolist() == list(range(10))
+    assert bins.observed.tolist() == [i in kept for i in range(10)]
+    assert bins.counts[3:6].tolist() == [[0, 0]] * 3
+    np.testing.assert_allclose(bins.t_end, stamps, atol=1e-9)
+    assert binner.counters.gaps == 3
+
+
+def test_a_gap_within_samples_spoils_the_bins_it_touches():
+    binner = RegularBinner(2, 0.02, 20)
+    stamps = regular(100, 0.001)
+    kept = np.r_[0:30, 55:100]  # bin 1 loses its second half, bin 2 all but its last five
+    bins = binner.push(ones(75), stamps[kept])
+    assert bins.observed.tolist() == [True, False, False, True, True]
+    assert bins.counts[:, 0].tolist() == [20, 0, 0, 20, 20]
+    np.testing.assert_allclose(bins.t_end, stamps[19::20], atol=1e-9)
+    assert (binner.counters.gaps, binner.counters.partial) == (2, 15)
+
+
+def test_less_than_half_a_bin_is_jitter():
+    binner = RegularBinner(2, 0.02)
+    jitter = np.random.default_rng(0).uniform(-0.0049, 0.0049, 2000)
+    stamps = regular(2000, 0.02) + jitter
+    bins = binner.push(ones(2000), stamps)
+    assert len(bins.index) == 2000
+    assert bins.observed.all()
+    assert bins.t_end.tobytes() == stamps.tobytes()
+
+
+def test_half_a_bin_is_a_gap():
+    binner = RegularBinner(2, 0.02)
+    bins = binner.push(ones(3), np.array([1.0, 1.02, 1.05]))
+    assert bins.observed.tolist() == [True, True, False, True]
+
+
+@pytest.mark.parametrize("rate", [50.01, 49.99])
+def test_a_source_with_its_own_clock_has_no_gap_in_ten_hours(rate):
+    binner = RegularBinner(1, 0.02)
+    n, chunk, published = int(36000 * rate), 5000, 0
+    values = ones(chunk, 1)
+    for at in range(0, n, chunk):
+        bins = binner.push(values, START + np.arange(at, at + chunk) / rate)
+        published += int(bins.observed.sum())
+    assert published == at + chunk
+    assert asdict(binner.counters) == dict.fromkeys(asdict(binner.counters), 0)
+
+
+@pytest.mark.parametrize("width", [1 / 3, 0.0175, 1 / 60, 0.001])
+def test_the_grid_does_not_drift_through_gaps(width):
+    binner = RegularBinner(1, width)
+    exact = Fraction(width).limit_denominator(10**6)
+    indices = np.arange(0, 500_000, 150)
+    stamps = START + np.array([float(int(i) * exact) for i in indices])
+    bins = binner.push(ones(len(stamps), 1), stamps)
+    assert bins.index.tolist() == list(range(indices[-1] + 1))
+    assert np.flatnonzero(bins.observed).tolist() == indices.tolist()
+    np.testing.assert_allclose(bins.t_end, START + bins.index * float(exact), rtol=0, atol=1e-6)
+
+
+def test_duplicates_and_late_samples_are_dropped():
+    binner = RegularBinner(2, 0.02)
+    stamps = np.array([1.0, 1.02, 1.02, 1.01, 1.04, 0.05, 1.045, 1.06])
+    bins = binner.push(np.arange(16.0).reshape(8, 2), stamps)
+    assert bins.t_end.tolist() == [1.0, 1.02, 1.04, 1.06]
+    assert bins.counts[:, 0].tolist() == [0, 2, 8, 14]
+    assert (binner.counters.duplicates, binner.counters.late, binner.counters.gaps) == (2, 2, 0)
+
+
+@pytest.mark.parametrize("jump", [-5.0, 100.0])
+@pytest.mark.parametrize("k", [1, 4])
+def test_a_clock_that_jumps_is_a_reset_and_the_index_goes_on(jump, k):
+    binner = RegularBinner(2, 0.02, k)
+    stamps = regular(10 * k + k // 2, 0.02 / k)
+    after = regular(5 * k, 0.02 / k, stamps[-1] + jump)
+    bins = joined(binner.push(ones(len(s)), s) for s in (stamps, after))
+    cut = 1 if k > 1 else 0
+    assert bins.index.tolist() == list(range(15 + cut))
+    assert bins.observed.tolist() == [True] * 10 + [False] * cut + [True] * 5
+    np.testing.assert_allclose(bins.t_end[10 + cut :], after[k - 1 :: k])
+    assert (binner.counters.resets, binner.counters.partial) == (1, k // 2)
+
+
+BAD_VALUES = [np.nan, np.inf, -np.inf, -1.0, 2.0**24 + 2]
+
+
+@pytest.mark.parametrize("bad", BAD_VALUES)
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_value_that_is_no_count_spoils_its_bin_only(bad, k):
+    values = ones(5 * k)
+    values[2 * k, 1] = bad
+    binner = RegularBinner(2, 0.03, k)
+    stamps = regular(5 * k, 0.03 / k)
+    bins = binner.push(values, stamps)
+    assert bins.observed.tolist() == [True, True, False, True, True]
+    assert bins.counts.tolist() == [[k, k], [k, k], [0, 0], [k, k], [k, k]]
+    assert bins.t_end.tolist() == stamps[k - 1 :: k].tolist()
+    counters = binner.counters
+    assert (counters.nan, counters.overflow) == ((0, 1) if bad > 0 and np.isfinite(bad) else (1, 0))
+    assert (counters.gaps, counters.partial) == (1, k - 1)
+
+
+def test_the_largest_count_and_zero_of_either_sign_are_counts():
+    binner = RegularBinner(3, 0.02)
+    assert binner.push(np.array([[2.0**24, 0.0, -0.0]]), np.array([1.0])).observed.all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+def test_a_stamp_that_is_no_time_is_counted(bad):
+    for binner in (RegularBinner(2, 0.02), EventsBinner(2, 0.02)):
+        binner.push(ones(3), np.array([bad, 1.0, bad]))
+        assert binner.counters.nan == 2
+
+
+@st.composite
+def streams(draw):
+    """A regular stream with everything that may befall one: stamps and values."""
+    period = draw(st.sampled_from([0.02, 0.001, 1 / 3, 1 / 30000]))
+    step = st.one_of(
+        st.just(1.0),
+        st.floats(0.4, 1.6),  # jitter
+        st.integers(2, 40).map(float),  # gap
+        st.just(0.0),  # duplicate
+        st.floats(-3.0, 0.0),  # backward
+        st.sampled_from([-1.5 / period, 61.0 / period]),  # reset clock
+    )
+    steps = draw(st.lists(st.just(1.0) | st.just(1.0) | step, min_size=1, max_size=60))
+    stamps = START + np.cumsum(steps) * period
+    stamps[draw(st.lists(st.integers(0, len(steps) - 1), max_size=2))] = np.nan
+    values = np.random.default_rng(draw(st.integers(0, 99))).gamma(1.0, size=(len(steps), 2)).astype(np.float32)
+    for at in draw(st.lists(st.integers(0, len(steps) - 1), max_size=3)):
+        values[at, draw(st.integers(0, 1))] = draw(st.sampled_from(BAD_VALUES))
+    return period, values, stamps
+
+
+cuts = st.lists(st.integers(0, 60), max_size=8)
+
+
+@settings(max_examples=400, deadline=None)
+@given(streams(), st.sampled_from([1, 2, 3, 5]), st.sampled_from(["sum", "mean"]), cuts)
+def test_any_chunking_gives_the_same_bins_and_every_sample_is_accounted_for(stream, k, reduce, cuts):
+    period, values, stamps = stream
+    n = len(stamps)
+    if not 1e-4 <= period * k <= 10:
+        period, k = 0.02, 1
+    cuts = [min(c, n) for c in cuts]
+
+    def run(cuts):
+        binner = RegularBinner(2, period * k, k, reduce)
+        return push_in_chunks(binner, values, stamps, cuts), binner.counters
+
+    one_by_one, counters = run(range(1, n))
+    chunked, chunked_counters = run(cuts)
+    assert_identical(one_by_one, chunked)
+    assert counters == chunked_counters
+
+    assert one_by_one.index.tolist() == list(range(len(one_by_one.index)))
+    assert counters.gaps == (~one_by_one.observed).sum()
+    assert not one_by_one.counts[~one_by_one.observed].any()
+    assert np.isfinite(one_by_one.counts).all()
+    assert np.isfinite(one_by_one.t_end).all()
+    dropped = counters.late + counters.duplicates + counters.nan + counters.overflow + counters.partial
+    pending = n - k * int(one_by_one.observed.sum()) - dropped
+    assert 0 <= pending < k
+
+
+@settings(deadline=None)
+@given(st.integers(1, 7), st.integers(0, 99), cuts)
+def test_every_good_value_is_in_its_bin(k, seed, cuts):
+    values = np.random.default_rng(seed).poisson(2.0, (60, 3)).astype(np.float64)
+    bins = push_in_chunks(RegularBinner(3, 0.02, k), values, regular(60, 0.02 / k), cuts)
+    m = 60 // k
+    np.testing.assert_array_equal(bins.counts, values[: m * k].reshape(m, k, 3).sum(axis=1))
+
+
+# spikes -------------------------------------------------------------------------------------------------------------
+
+
+def test_spikes_belong_to_the_bin_they_are_in():
+    binner = EventsBinner(3, 0.02)
+    bins = pushed_and_flushed(binner, np.array([0, 1, 1, 2, 2]), np.array([1.0, 1.005, 1.019, 1.02, 1.0799]), 1.08)
+    assert bins.index.tolist() == [0, 1, 2, 3]
+    assert bins.counts.tolist() == [[1, 2, 0], [0, 0, 1], [0, 0, 0], [0, 0, 1]]
+    assert bins.observed.all()
+    np.testing.assert_allclose(bins.t_end, [1.02, 1.04, 1.06, 1.08], rtol=0, atol=1e-12)
+
+
+def test_a_bin_waits_for_spikes_out_of_order_by_the_lateness():
+    binner = EventsBinner(2, 0.02, lateness_s=0.01)
+    assert binner.push(np.array([0, 0, 0]), np.array([1.0, 1.029, 1.015])).index.tolist() == []
+    bins = binner.push(np.array([1, 1]), np.array([1.03, 1.016]))
+    assert bins.counts.tolist() == [[2, 0]]
+    assert binner.counters.late == 1
+
+
+def test_the_clock_publishes_silence():
+    binner = EventsBinner(2, 0.02, lateness_s=0.01)
+    assert binner.advance(5.0).index.tolist() == []  # no grid before the first spike
+    binner.push(np.array([[1, 77]]), np.array([10.0]))  # a second column is the unit's, and not looked at
+    assert binner.advance(10.0299).index.tolist() == []
+    assert binner.advance(10.0701).counts.tolist() == [[0, 1], [0, 0], [0, 0]]
+    assert binner.advance(10.0).index.tolist() == []
+    assert binner.push(np.array([0]), np.array([10.045])).index.tolist() == []
+    assert binner.counters.late == 1
+
+
+def test_while_the_stream_is_away_silence_is_no_news():
+    binner = EventsBinner(2, 0.02)
+    binner.push(np.array([1]), np.array([10.0]))
+    bins = binner.advance(10.05, observed=False)
+    assert bins.observed.tolist() == [False, False]
+    assert not bins.counts.any()
+    assert (binner.counters.gaps, binner.counters.partial) == (2, 1)
+
+
+def test_a_burst_after_a_stall_is_late_and_no_reset():
+    binner = EventsBinner(2, 0.02)
+    binner.push(np.array([0]), np.array([10.0]))
+    assert len(binner.advance(14.0).index) == 200
+    binner.push(np.zeros(3), np.array([10.5, 11.0, 14.001]))
+    assert (binner.counters.late, binner.counters.resets) == (2, 0)
+    assert binner.advance(14.021).counts.tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("jump", [-5.0, 100.0])
+def test_spikes_whose_clock_jumps_go_on_and_the_clock_follows(jump):
+    binner = EventsBinner(2, 0.02)
+    binner.push(np.array([0]), np.array([10.0]))
+    assert binner.advance(10.03).index.tolist() == [0]
+    bins = binner.push(np.array([1]), np.array([10.03 + jump]))
+    assert bins.index.tolist() == [1]
+    assert not bins.observed[0]
+    bins = binner.advance(10.0501)
+    assert bins.index.tolist() == [2]
+    assert bins.counts.tolist() == [[0, 1]]
+    assert bins.t_end[0] == pytest.approx(10.05 + jump)
+    assert binner.counters.resets == 1
+
+
+def test_a_clock_that_leaps_makes_no_flood_of_bins():
+    binner = EventsBinner(2, 0.02)
+    binner.push(np.array([0]), np.array([10.0]))
+    assert len(binner.advance(30_000.0).index) == 1
+    assert binner.counters.resets == 1
+    assert binner.advance(30_000.0201).index.tolist() == [1]
+
+
+def test_bad_spikes_spoil_no_bin():
+    binner = EventsBinner(2, 0.02)
+    channels = np.array([0, -1, 0.5, np.nan, np.inf, 2, 1])
+    binner.push(channels, regular(7, 0.001, 1.0))
+    bins = binner.flush(1.02)
+    assert bins.counts.tolist() == [[1, 1]]
+    assert bins.observed.all()
+    assert (binner.counters.nan, binner.counters.overflow) == (4, 1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0.0, 0.001, 0.02, 0.3]) | st.floats(-0.1, 0.1) | st.sampled_from([-1.5, 61.5, np.nan]),
+            st.sampled_from([0, 0, 1, 1, 2, -1]),
+        ),
+        min_size=1,
+        max_size=60,
+    ),
+    st.sampled_from([0.0, 0.01, 0.1]),
+    st.sampled_from([0.02, 1 / 3]),
+    cuts,
+)
+def test_any_chunking_of_spikes_gives_the_same_bins_and_accounts_for_all(spikes, lateness, width, cuts):
+    steps = np.array([s for s, _ in spikes])
+    stamps = np.where(np.isnan(steps), np.nan, START + np.cumsum(np.nan_to_num(steps)))
+    channels = np.array([c for _, c in spikes], np.float32)
+    n, end = len(stamps), stamps[~np.isnan(stamps)][-1:].sum() + 2  # all bins are closed by then
+
+    def run(cuts):
+        binner = EventsBinner(2, width, lateness)
+        bins = push_in_chunks(binner, channels, stamps, cuts)
+        return joined([bins, binner.flush(end)]), binner.counters
+
+    one_by_one, counters = run(range(1, n))
+    chunked, chunked_counters = run([min(c, n) for c in cuts])
+    assert_identical(one_by_one, chunked)
+    assert counters == chunked_counters
+    assert one_by_one.index.tolist() == list(range(len(one_by_one.index)))
+    assert counters.gaps == (~one_by_one.observed).sum()
+    dropped = counters.late + counters.duplicates + counters.nan + counters.overflow + counters.partial
+    assert n == int(one_by_one.counts.sum()) + dropped
+
+
+def test_sorted_spikes_are_a_histogram():
+    rng = np.random.default_rng(0)
+    stamps = np.sort(rng.uniform(100.0, 110.0, 5000))
+    stamps[0] = 100.0
+    channels = rng.integers(0, 8, 5000)
+    binner = EventsBinner(8, 0.25)
+    bins = pushed_and_flushed(binner, channels, stamps, 110.0)
+    expected = np.histogram2d(stamps, channels, bins=[np.arange(41) * 0.25 + 100, np.arange(9)])[0]
+    np.testing.assert_array_equal(bins.counts, expected)
