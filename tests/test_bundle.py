@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtdsae import bundle
@@ -118,7 +118,7 @@ def sealed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["manifest.json", *FILES])
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None)
 @given(data=st.data())
 def test_any_one_byte_changed_is_refused(sealed, name, data):
     original = (sealed / name).read_bytes()
@@ -294,7 +294,7 @@ def test_a_golden_run_that_unpacks_without_end_is_refused(folder, monkeypatch):
     assert "unpacks to" in refusal(folder)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None)
 @given(data=st.data())
 def test_a_golden_run_damaged_by_its_author_is_read_or_refused(sealed, data):
     content = bytearray(CONTENT["golden.npz"])
