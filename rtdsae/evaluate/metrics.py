@@ -1,0 +1,116 @@
+"""How good inferred rates and decoded behaviour are, as numbers. Plain numpy; each formula stands once, here.
+
+Rates are expected spikes a bin (spikes/s times the bin width), `(T, C)` like the counts they are held against. A rate
+of exactly 0 would make one unexpected spike infinitely bad, so rates are floored at 1e-9 spikes a bin.
+"""
+
+import math
+
+import numpy as np
+
+__all__ = ["bits_per_spike", "poisson_nll", "r2"]
+
+FLOOR = 1e-9
+LOG_FACTORIAL = np.array([math.lgamma(n + 1) for n in range(1024)])
+
+
+def poisson_nll(rates: np.ndarray, counts: np.ndarray) -> float:
+    """Mean negative log-likelihood of counts under Poisson rates, in nats per bin per neuron, nothing left out.
+
+        mean over bins and neurons of  r - n log r + log n!
+
+    Args:
+        rates: expected spikes a bin, `(T, C)`; floored at 1e-9.
+        counts: spikes, whole numbers, `(T, C)`.
+
+    Raises:
+        ValueError: shapes differ, or a count is negative or not whole.
+
+    >>> round(poisson_nll(np.array([[1.0, 2.0]]), np.array([[0, 2]])), 6)  # (1 + (2 - 2 log 2 + log 2)) / 2
+    1.153426
+    """
+    counts = _checked(rates, counts)
+    r = np.maximum(rates, FLOOR, dtype=float)
+    return float(np.mean(r - counts * np.log(r) + _log_factorial(counts)))
+
+
+def bits_per_spike(rates: np.ndarray, counts: np.ndarray) -> float:
+    """How much better than each neuron's mean the rates predict the spikes, in bits per spike.
+
+        (log-likelihood(rates) - log-likelihood(means)) / (spikes * log 2)
+
+    The null model is each neuron's mean over the *scored* counts, as in the Neural Latents Benchmark (Pei et al. 2021,
+    arXiv 2109.04463); on held-out neurons this is co-bps. 0 is the mean's own score, below 0 is worse than the mean.
+
+    Args:
+        rates: expected spikes a bin, `(T, C)`; floored at 1e-9.
+        counts: spikes, whole numbers, `(T, C)`.
+
+    Returns:
+        Bits per spike; NaN where there is no spike at all.
+
+    Raises:
+        ValueError: shapes differ, or a count is negative or not whole.
+
+    >>> counts = np.array([[0], [2]])
+    >>> bits_per_spike(np.array([[1.0], [1.0]]), counts)
+    0.0
+    >>> round(bits_per_spike(np.array([[0.0], [2.0]]), counts), 6)  # knows where both spikes are: one bit each
+    1.0
+    """
+    counts = _checked(rates, counts)
+    spikes = counts.sum()
+    if spikes == 0:
+        return math.nan
+    null = np.broadcast_to(counts.mean(0), counts.shape)
+    gain = poisson_nll(null, counts) - poisson_nll(rates, counts)
+    return float(gain * counts.size / (spikes * math.log(2)))
+
+
+def r2(actual: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Coefficient of determination of each column; `r2(...).mean()` is the usual single figure.
+
+        1 - sum (actual - predicted)^2 / sum (actual - mean actual)^2
+
+    It is not a correlation: a prediction of the right shape but the wrong size scores low, and below 0 is worse than
+    the column's mean over the scored bins.
+
+    Args:
+        actual: what happened, `(T, K)`.
+        predicted: what was predicted, `(T, K)`.
+
+    Returns:
+        `(K,)`; NaN for a column that does not vary.
+
+    Raises:
+        ValueError: shapes differ.
+
+    >>> r2(np.array([[1.0], [2.0], [3.0]]), np.array([[1.0], [2.0], [2.0]]))
+    array([0.5])
+    """
+    actual, predicted = np.asarray(actual, float), np.asarray(predicted, float)
+    _same_shape(actual, predicted)
+    residual = np.square(actual - predicted).sum(0)
+    total = np.square(actual - actual.mean(0)).sum(0)
+    return 1 - np.divide(residual, total, out=np.full_like(total, np.nan), where=total > 0)
+
+
+def _checked(rates: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    counts = np.asarray(counts)
+    _same_shape(np.asarray(rates), counts)
+    if counts.min() < 0 or np.any(counts % 1):
+        raise ValueError("counts must be whole numbers, 0 or more")
+    return counts
+
+
+def _same_shape(a: np.ndarray, b: np.ndarray) -> None:
+    if a.shape != b.shape or a.ndim != 2 or a.size == 0:
+        raise ValueError(f"shapes {a.shape} and {b.shape}: both must be (bins, columns), equal and not empty")
+
+
+def _log_factorial(counts: np.ndarray) -> np.ndarray:
+    """Logarithm of n!, from a table up to 1023, beyond it from Stirling's series, which is exact to a double there."""
+    n = counts.astype(float)
+    big = np.maximum(n, len(LOG_FACTORIAL))
+    stirling = big * np.log(big) - big + 0.5 * np.log(2 * math.pi * big) + 1 / (12 * big) - 1 / (360 * big**3)
+    return np.where(n < len(LOG_FACTORIAL), LOG_FACTORIAL[np.minimum(n, len(LOG_FACTORIAL) - 1).astype(int)], stirling)

@@ -1,0 +1,244 @@
+"""Synthetic neurons with known rates: the Lorenz system and a chaotic recurrent network.
+
+Both are the literature's standard tests of latent dynamics. The defaults make the sets of their published scores:
+
+    lorenz()         65 conditions x 20 trials x 50 bins of 20 ms, 30 neurons at 5 spikes/s        seed 0
+    chaotic_rnn()    400 conditions x 10 trials x 100 bins of 10 ms, 50 neurons up to 30 spikes/s  seed 5
+
+`seed` makes the system (read-out, network), `take` one recording of it (initial states, pulses, spikes): another take
+of the same seed is fresh data from the very same neurons. The generator is numpy's RandomState, whose numbers are
+frozen, so that a seed means the same recording with every version of numpy.
+
+Sources: Sussillo et al. 2016 (arXiv 1608.06315) and Pandarinath et al. 2018 (Nature Methods 15, 805) for both systems.
+"""
+
+import itertools
+from typing import Literal
+
+import numpy as np
+
+from rtdsae.errors import RecordingError
+from rtdsae.recordings.recording import Recording
+
+__all__ = ["chaotic_rnn", "lorenz"]
+
+SIGMA, RHO, BETA = 10.0, 28.0, 8 / 3
+STEP, STEP_S = 0.006, 0.002  # a Runge-Kutta step in Lorenz time, and how much of the recording's time it is
+BURN_IN = 1000
+REFERENCE = (500, 50)  # trajectories and bins over which a system's latents are standardised and its rates set
+
+TAU_S = 0.025
+PULSE = 20.0
+PULSE_EVERY = 100  # bins; the pulse comes in the middle half of them
+
+
+def lorenz(
+    *,
+    n_conditions: int = 65,
+    n_trials: int = 20,
+    n_bins: int = 50,
+    seconds: float | None = None,
+    bin_width_s: float = 0.02,
+    n_neurons: int = 30,
+    rate_hz: float = 5.0,
+    valid: float = 0.2,
+    seed: int = 0,
+    take: int = 0,
+) -> Recording:
+    """Neurons that read out a Lorenz attractor: rate = exp(W z + b), z the standardised state.
+
+    Weights are U(0.4, 1) with random signs, times 0.75. Standardisation and the mean rate hold over the attractor, so
+    one recording's own means differ a little.
+
+    Args:
+        n_conditions: initial states.
+        n_trials: trials of each initial state, which share its rates.
+        n_bins: bins of a trial.
+        seconds: one continuous segment of this length, in place of trials.
+        bin_width_s: a multiple of 2 ms, the integration step.
+        n_neurons: how many neurons.
+        rate_hz: each neuron's mean rate over the attractor, in spikes/s.
+        valid: fraction of each condition's trials (its last) that are the validation set.
+        seed: makes the system.
+        take: makes the recording.
+
+    Returns:
+        A Recording with `true_rates`; trials also have `conditions` and `splits`.
+
+    Raises:
+        RecordingError: sizes or seeds that cannot be.
+    """
+    n_conditions, n_trials, n_bins = _sizes(n_conditions, n_trials, n_bins, seconds, bin_width_s)
+    _positive(n_neurons=n_neurons, rate_hz=rate_hz)
+    system = _rng(seed)
+    weights = 0.75 * system.uniform(0.4, 1.0, (3, n_neurons)) * system.choice((-1.0, 1.0), (3, n_neurons))
+    reference = _lorenz_states(system, *REFERENCE, bin_width_s)
+    mean, std = reference.mean((0, 1)), reference.std((0, 1))
+    bias = np.log(rate_hz) - np.log(np.exp((reference - mean) / std @ weights).mean((0, 1)))
+
+    rng = _rng(seed, take)
+    states = _lorenz_states(rng, n_conditions, n_bins, bin_width_s)
+    rates = np.exp((states - mean) / std @ weights + bias)
+    return _recording(rng, rates, n_trials, bin_width_s, valid, f"lorenz seed {seed} take {take}")
+
+
+def chaotic_rnn(
+    *,
+    n_conditions: int = 400,
+    n_trials: int = 10,
+    n_bins: int = 100,
+    seconds: float | None = None,
+    bin_width_s: float = 0.01,
+    n_neurons: int = 50,
+    gain: float = 1.5,
+    pulses: bool = True,
+    max_rate_hz: float = 30.0,
+    scaling: Literal["trial", "system"] | None = None,
+    valid: float = 0.2,
+    seed: int = 5,
+    take: int = 0,
+) -> Recording:
+    """Neurons that are the units of a chaotic network: tau dx/dt = -x + gain W tanh(x) + w_in u, one Euler step a bin.
+
+    W is N(0, 1/n), w_in N(0, 1), tau 25 ms, the initial state N(0, 1). The input u is 0 but for one pulse of 20 at a
+    random bin in the middle half of every 100; no model is told of it (`external` is None).
+
+    Args:
+        n_conditions: initial states and pulse times.
+        n_trials: trials of each condition, which share its rates.
+        n_bins: bins of a trial.
+        seconds: one continuous segment of this length, in place of trials.
+        bin_width_s: bin width, below tau.
+        n_neurons: how many neurons, all of them recorded.
+        gain: 1.5 or 2.5 in the literature.
+        pulses: whether there is any input.
+        max_rate_hz: highest rate, in spikes/s.
+        scaling: how tanh(x) becomes a rate. `trial`: each unit's least and greatest value in each trial become 0 and
+            `max_rate_hz`, as published. `system`: -1 and 1 do, the same in all trials and takes. None: `trial` for
+            trials, `system` for a continuous segment.
+        valid: fraction of each condition's trials (its last) that are the validation set.
+        seed: makes the system.
+        take: makes the recording.
+
+    Returns:
+        A Recording with `true_rates`; trials also have `conditions` and `splits`.
+
+    Raises:
+        RecordingError: sizes or seeds that cannot be.
+    """
+    scaling = scaling or ("system" if seconds is not None else "trial")
+    n_conditions, n_trials, n_bins = _sizes(n_conditions, n_trials, n_bins, seconds, bin_width_s)
+    _positive(n_neurons=n_neurons, max_rate_hz=max_rate_hz)
+    if bin_width_s >= TAU_S:
+        raise RecordingError(f"bin_width_s is {bin_width_s}: the network needs bins narrower than {TAU_S} s")
+    weights, input_weights = _network(seed, n_neurons)
+
+    rng = _rng(seed, take)
+    x = rng.randn(n_conditions, n_neurons)
+    inputs = _pulses(rng, n_conditions, n_bins) * pulses
+    activity = np.empty((n_conditions, n_bins, n_neurons))
+    for t in range(n_bins):
+        activity[:, t] = np.tanh(x)
+        drive = gain * activity[:, t] @ weights.T + inputs[:, t, None] * input_weights
+        x = x + bin_width_s / TAU_S * (drive - x)
+    rates = max_rate_hz * _unit_interval(activity, scaling)
+    return _recording(rng, rates, n_trials, bin_width_s, valid, f"chaotic rnn seed {seed} take {take}")
+
+
+def _network(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The recurrent weights, of (to, from), and the input weights.
+
+    >>> weights, _ = _network(5, 50)
+    >>> float(weights[0, 0].round(8))  # the check value of the published data set
+    0.06239899
+    """
+    system = _rng(seed)
+    return system.randn(n, n) / np.sqrt(n), system.randn(n)
+
+
+def _pulses(rng: np.random.RandomState, n_conditions: int, n_bins: int) -> np.ndarray:
+    inputs = np.zeros((n_conditions, n_bins))
+    every = min(PULSE_EVERY, n_bins)
+    for start in range(0, n_bins - every + 1, every):
+        at = start + rng.randint(every // 4, max(3 * every // 4, 1), n_conditions)
+        inputs[np.arange(n_conditions), at] = PULSE
+    return inputs
+
+
+def _unit_interval(activity: np.ndarray, scaling: Literal["trial", "system"]) -> np.ndarray:
+    if scaling == "system":
+        return (activity + 1) / 2
+    least, greatest = activity.min(1, keepdims=True), activity.max(1, keepdims=True)
+    return (activity - least) / np.maximum(greatest - least, np.finfo(float).tiny)
+
+
+def _lorenz_states(rng: np.random.RandomState, n: int, n_bins: int, bin_width_s: float) -> np.ndarray:
+    """States of `(n, n_bins, 3)`, each the mean of its bin, from random initial states on the attractor."""
+    steps_per_bin = round(bin_width_s / STEP_S)
+    if steps_per_bin < 1 or not np.isclose(steps_per_bin * STEP_S, bin_width_s):
+        raise RecordingError(f"bin_width_s is {bin_width_s}: the Lorenz system needs a multiple of {STEP_S} s")
+    state = rng.randn(3, n) + np.array([[0.0], [0.0], [25.0]])
+    for _ in range(BURN_IN):
+        state = _runge_kutta(state)
+    states = np.zeros((n_bins, 3, n))
+    for t, _ in itertools.product(range(n_bins), range(steps_per_bin)):
+        state = _runge_kutta(state)
+        states[t] += state / steps_per_bin
+    return states.transpose(2, 0, 1)
+
+
+def _runge_kutta(state: np.ndarray) -> np.ndarray:
+    k1 = _lorenz_flow(state)
+    k2 = _lorenz_flow(state + STEP / 2 * k1)
+    k3 = _lorenz_flow(state + STEP / 2 * k2)
+    k4 = _lorenz_flow(state + STEP * k3)
+    return state + STEP / 6 * (k1 + 2 * (k2 + k3) + k4)
+
+
+def _lorenz_flow(state: np.ndarray) -> np.ndarray:
+    x, y, z = state
+    return np.array((SIGMA * (y - x), x * (RHO - z) - y, x * y - BETA * z))
+
+
+def _sizes(n_conditions: int, n_trials: int, n_bins: int, seconds: float | None, width: float) -> tuple[int, int, int]:
+    _positive(bin_width_s=width)
+    sizes = (n_conditions, n_trials, n_bins) if seconds is None else (1, 1, round(seconds / width))
+    if min(sizes) < 1:
+        raise RecordingError(f"{sizes[0]} conditions x {sizes[1]} trials x {sizes[2]} bins: each must be 1 or more")
+    return sizes
+
+
+def _positive(**sizes: float) -> None:
+    for name, value in sizes.items():
+        if not value > 0:
+            raise RecordingError(f"{name} is {value}: it must be above 0")
+
+
+def _rng(*seed: int) -> np.random.RandomState:
+    try:
+        return np.random.RandomState(seed[0] if len(seed) == 1 else seed)
+    except (ValueError, TypeError):
+        raise RecordingError(f"seed {seed}: seeds and takes are integers from 0 to 2**32 - 1") from None
+
+
+def _recording(
+    rng: np.random.RandomState, rates: np.ndarray, n_trials: int, bin_width_s: float, valid: float, session: str
+) -> Recording:
+    """Poisson counts of `n_trials` trials for each condition's rates `(conditions, bins, neurons)`."""
+    n_conditions, n_bins, n_neurons = rates.shape
+    if not 0 <= valid < 1:
+        raise RecordingError(f"valid is {valid}: a fraction of at least 0 and below 1 is needed")
+    rates = np.repeat(rates.astype(np.float32), n_trials, axis=0).reshape(-1, n_neurons)
+    counts = rng.poisson(rates * bin_width_s)
+    n = n_conditions * n_trials
+    splits = np.full((n_conditions, n_trials), "train", dtype="<U5")
+    splits[:, n_trials - round(valid * n_trials) :] = "valid"
+    return Recording(
+        counts=counts.astype(np.min_scalar_type(counts.max())),
+        bin_width_s=bin_width_s,
+        segments=n_bins * np.stack([np.arange(n), np.arange(1, n + 1)], axis=1),
+        conditions=np.repeat(np.arange(n_conditions), n_trials) if n > 1 else None,
+        true_rates=rates,
+        session=session,
+        splits=splits.ravel() if n_trials > 1 else None,
+    )
