@@ -35,7 +35,7 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
         config = load_config(self.config, self.set, self.data)
         if not config.data.path:
             raise ConfigError(f"{self.config} names no recording: give --data PATH, or set data.path")
-        recording = load(Path(config.data.path))
+        recording = load(config.data.path, config.data.bin_width_s)
 
         from rtdsae.cli.progress import TrainingProgress
         from rtdsae.train.fit import train

@@ -24,6 +24,7 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     Attributes:
         path: the recording; `--data` overrides it.
+        bin_width_s: seconds a bin, for a file that does not say it (lfads-torch's do not).
         valid: fraction for validation, where the recording names no splits of its own.
         test: fraction for testing, likewise: the last trials, or the last stretch of time.
         heldout_every: k > 0 hides neurons k-1, 2k-1, ... from the encoders, for co-smoothing; 0 hides those that the
@@ -31,6 +32,7 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """
 
     path: str = ""
+    bin_width_s: Positive | None = None
     valid: Fraction = 0.15
     test: Fraction = 0.2
     heldout_every: Natural = 0

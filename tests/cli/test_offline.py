@@ -1,0 +1,261 @@
+"""The modeller's verbs, and the mistakes that a new user makes first: one line, exit code 2, nothing half-written."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from rtdsae import recordings
+from rtdsae.cli import main
+from rtdsae.recordings import Recording
+
+CONFIG = """\
+model: {family: lfads, ic_enc_dim: 6, f_dim: 4, ci_enc_dim: 6, con_dim: 5, z_dim: 2, gen_dim: 9, fac_dim: 4}
+window: {anchor_bins: 5, horizon_bins: 15}
+fit: {epochs: 2, accelerator: cpu}
+"""
+
+
+def wave(bins=400, neurons=8):
+    rng = np.random.default_rng(0)
+    state = np.stack([np.sin(np.arange(bins) / 9), np.cos(np.arange(bins) / 9)], 1)
+    rates = np.exp(state @ rng.normal(size=(2, neurons)))
+    return Recording(rng.poisson(rates), 0.02, behaviour=state, behaviour_labels=("x", "y"), true_rates=rates / 0.02)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a recording, a config, a run and a bundle."""
+    folder = tmp_path_factory.mktemp("home")
+    recordings.save(wave(), folder / "wave.h5")
+    (folder / "c.yaml").write_text(CONFIG)
+    train = ["train", folder / "c.yaml", "--data", folder / "wave.h5", "--out", folder / "run"]
+    assert main([str(a) for a in [*train, "--set", "data.heldout_every=4"]]) == 0
+    assert main(["export", str(folder / "run"), "--out", str(folder / "bundle")]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(home, tmp_path, monkeypatch):
+    """A copy of that folder, to break things in, as the working directory."""
+    shutil.copytree(home, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def files():
+    return sorted(str(path) for path in Path().rglob("*"))
+
+
+def refused(capsys, *args):
+    """Run a verb that has to fail, and return its one line."""
+    before = files()
+    code = main([str(a) for a in args])
+    said = capsys.readouterr()
+    assert code == 2
+    assert said.err.count("\n") == 1, said.err
+    assert said.err.startswith("rtdsae")
+    assert files() == before
+    return said.err
+
+
+def edit(path, name, value):
+    with h5py.File(path, "a") as file:
+        if name in file:
+            del file[name]
+        if value is not None:
+            file[name] = value
+
+
+def counts_with(value):
+    def broken():
+        counts = wave().counts.astype(float)
+        counts[7, 3] = value
+        edit("wave.h5", "counts", counts)
+
+    return broken
+
+
+def truncated(path):
+    return lambda: Path(path).write_bytes(Path(path).read_bytes()[: Path(path).stat().st_size // 2])
+
+
+def as_text(path, text):
+    return lambda: Path(path).write_text(text)
+
+
+TRAIN = ("train", "c.yaml", "--data", "wave.h5", "--out", "new")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "args", "said"),
+    [
+        (None, ("train",), "Missing"),
+        (None, ("train", "nowhere.yaml"), "no config at nowhere.yaml"),
+        (None, ("train", "c.yaml"), "names no recording: give --data"),
+        (None, ("train", "c.yaml", "--data", "nowhere.h5"), "nowhere.h5: no such file"),
+        (None, ("train", "c.yaml", "--data", "c.yaml"), "neither HDF5 nor npz"),
+        (None, (*TRAIN, "--epochs", "3"), "--epochs"),
+        (None, (*TRAIN, "--set", "fit.epoch=3"), "did you mean `epochs`?"),
+        (None, (*TRAIN, "--set", "window.horizon_bins=500"), "no train segment holds a window of 505 bins"),
+        (None, ("train", "c.yaml", "--data", "wave.h5", "--out", "run"), "run exists: choose another --out"),
+        (None, (*TRAIN, "--resume"), "is not a run"),
+        (None, (*TRAIN, "--set", "fit.accelerator=abacus"), "abacus"),
+        (None, (*TRAIN, "--set", "fit.precision=17"), "17"),
+        (counts_with(np.nan), TRAIN, "not finite at bin 7, column 3"),
+        (counts_with(-1), TRAIN, "negative"),
+        (lambda: edit("wave.h5", "counts", np.zeros(9)), TRAIN, "shape (9,)"),
+        (lambda: edit("wave.h5", "behaviour", np.zeros((9, 2))), TRAIN, "behaviour has 9 bins"),
+        (lambda: edit("wave.h5", "counts", None), TRAIN, "neither 'counts'"),
+        (truncated("wave.h5"), TRAIN, "wave.h5"),
+    ],
+)
+def test_train(here, capsys, spoil, args, said):
+    if spoil:
+        spoil()
+    assert said in refused(capsys, *args)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "args", "said"),
+    [
+        (None, ("evaluate",), "Missing"),
+        (None, ("evaluate", "nowhere"), "nowhere is not a run"),
+        (None, ("evaluate", "bundle"), "bundle is not a run"),
+        (None, ("evaluate", "run", "--data", "nowhere.h5"), "nowhere.h5: no such file"),
+        (None, ("evaluate", "run", "--jsn"), "--jsn"),
+        (lambda: Path("run/best.pt").unlink(), ("evaluate", "run"), "no best.pt"),
+        (truncated("run/best.pt"), ("evaluate", "run"), "best.pt is damaged"),
+        (truncated("run/run.json"), ("evaluate", "run"), "damaged"),
+        (
+            as_text("run/config.yaml", "model: {family: lfads, gen_dmi: 3}"),
+            ("evaluate", "run"),
+            "did you mean `gen_dim`",
+        ),
+        (lambda: Path("wave.h5").write_text("text"), ("evaluate", "run", "--data", "wave.h5"), "neither HDF5 nor npz"),
+        (
+            lambda: recordings.save(wave(neurons=5), "other.h5"),
+            ("evaluate", "run", "--data", "other.h5"),
+            "has 5 neurons",
+        ),
+        (
+            lambda: recordings.save(dataclasses.replace(wave(), bin_width_s=0.01), "other.h5"),
+            ("evaluate", "run", "--data", "other.h5"),
+            "bins of 0.01 s",
+        ),
+        (lambda: recordings.save(wave(bins=5), "other.h5"), ("evaluate", "run", "--data", "other.h5"), "too few"),
+    ],
+)
+def test_evaluate(here, capsys, spoil, args, said):
+    if spoil:
+        spoil()
+    assert said in refused(capsys, *args)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "args", "said"),
+    [
+        (None, ("export",), "Missing"),
+        (None, ("export", "run"), "--out"),
+        (None, ("export", "nowhere", "--out", "b"), "nowhere is not a run"),
+        (None, ("export", "bundle", "--out", "b"), "bundle is not a run"),
+        (None, ("export", "run", "--out", "bundle"), "bundle"),
+        (None, ("export", "run", "--out", "run", "--overwrite"), "run"),
+        (None, ("export", "run", "--out", "b", "--lanes", "0"), "--lanes 0"),
+        (None, ("export", "run", "--out", "b", "--lanes", "two"), "--lanes"),
+        (lambda: Path("run/best.pt").unlink(), ("export", "run", "--out", "b"), "no best.pt"),
+        (truncated("run/best.pt"), ("export", "run", "--out", "b"), "best.pt is damaged"),
+        (truncated("run/sample.npz"), ("export", "run", "--out", "b"), "sample.npz"),
+        (
+            as_text("run/config.yaml", CONFIG.replace("ic_enc_dim", "causal: false, ic_enc_dim")),
+            ("export", "run", "--out", "b"),
+            "acausal reference",
+        ),
+    ],
+)
+def test_export(here, capsys, spoil, args, said):
+    if spoil:
+        spoil()
+    assert said in refused(capsys, *args)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "args", "said"),
+    [
+        (None, ("inspect",), "Missing"),
+        (None, ("inspect", "nowhere"), "nowhere"),
+        (None, ("inspect", "run"), "run"),
+        (None, ("inspect", "wave.h5"), "wave.h5"),
+        (None, ("inspect", "bundle", "--jsn"), "--jsn"),
+        (lambda: Path("bundle/step.onnx").unlink(), ("inspect", "bundle"), "step.onnx"),
+        (truncated("bundle/step.onnx"), ("inspect", "bundle"), "step.onnx"),
+        (truncated("bundle/golden.npz"), ("inspect", "bundle"), "golden.npz"),
+        (truncated("bundle/manifest.json"), ("inspect", "bundle"), "manifest.json"),
+        (as_text("bundle/MODEL_CARD.md", "mine"), ("inspect", "bundle"), "MODEL_CARD.md"),
+        (as_text("bundle/manifest.json", '{"format": 99}'), ("inspect", "bundle"), "newer"),
+    ],
+)
+def test_inspect(here, capsys, spoil, args, said):
+    if spoil:
+        spoil()
+    assert said in refused(capsys, *args)
+
+
+def test_evaluate_reports_scores_and_draws_figures(here, capsys):
+    assert main(["evaluate", "run", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert scores["part"] == "test"
+    assert scores["method"].startswith("streamed")
+    assert scores["bins"] == 80 - 5
+    assert set(scores["r2_behaviour"]) == {"mean", "x", "y"}
+    assert isinstance(scores["co_bps"], float)
+    assert set(scores["null_models"]) == {"bps", "co_bps", "r2_behaviour", "r2_true_rates"}
+    drawn = [path for path in (here / "run" / "figures").iterdir() if path.suffix == ".png"]
+    assert len(drawn) >= 3
+    assert json.loads((here / "run" / "run.json").read_text())["scores"]["co_bps"] == scores["co_bps"]
+
+
+def test_what_cannot_be_scored_is_null_with_the_reason(here, capsys):
+    plain = dataclasses.replace(wave(), behaviour=None, behaviour_labels=(), true_rates=None)
+    recordings.save(plain, "plain.h5")
+    assert main(["train", "c.yaml", "--data", "plain.h5", "--out", "plain"]) == 0
+    assert main(["evaluate", "plain", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [scores[name] for name in ("co_bps", "r2_behaviour", "r2_true_rates")] == [None, None, None]
+    assert set(scores["reasons"]) == {"co_bps", "r2_behaviour", "r2_true_rates"}
+
+
+def test_inspect_tells_what_is_in_it(here, capsys):
+    assert main(["inspect", "bundle"]) == 0
+    said = capsys.readouterr().out
+    assert "lfads, intact" in said
+    assert "anchored on S = 5 bins, trained for R = 15 more" in said
+    assert main(["inspect", "bundle", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["anchor_bins"] == 5
+
+
+def test_resume_by_the_command_line(here, capsys):
+    resume = ["train", "c.yaml", "--data", "wave.h5", "--out", "run", "--resume", "--set", "fit.epochs=4"]
+    assert "begun with data.heldout_every=4, not 0" in refused(capsys, *resume)
+    assert main([*resume, "--set", "data.heldout_every=4"]) == 0
+    assert "finished after 4 epochs" in capsys.readouterr().out
+
+
+def test_help_fits_a_screen_and_usage_errors_are_one_line():
+    for verb in ("train", "evaluate", "export", "inspect", "serve", "listen", "simulate", "replay"):
+        helped = subprocess.run(
+            [sys.executable, "-m", "rtdsae", verb, "--help"], capture_output=True, text=True, check=True
+        )
+        assert helped.stdout.count("\n") <= 50, verb
+    for args, said in (([], "usage: rtdsae VERB"), (["--help"], "usage: rtdsae VERB"), (["--version"], "rtdsae 0.1.0")):
+        helped = subprocess.run([sys.executable, "-m", "rtdsae", *args], capture_output=True, text=True, check=True)
+        assert said in helped.stdout
+    wrong = subprocess.run([sys.executable, "-m", "rtdsae", "fly"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("rtdsae: there is no verb 'fly'; the verbs are train,")
