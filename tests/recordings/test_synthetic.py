@@ -117,7 +117,7 @@ def test_seconds_make_one_continuous_segment(make, n_bins):
     assert made.segments.tolist() == [[0, n_bins]]
     assert made.splits is made.conditions is None
     before, after = made.true_rates[:-1].ravel(), made.true_rates[1:].ravel()
-    assert np.corrcoef(before, after)[0, 1] > 0.8
+    assert np.corrcoef(before, after)[0, 1] > 0.5
     assert made.split().splits.tolist() == ["train", "valid", "test"]
 
 
