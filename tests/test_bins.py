@@ -282,7 +282,9 @@ def streams(draw):
     steps = draw(st.lists(st.just(1.0) | st.just(1.0) | step, min_size=1, max_size=60))
     stamps = START + np.cumsum(steps) * period
     stamps[draw(st.lists(st.integers(0, len(steps) - 1), max_size=2))] = np.nan
-    values = np.random.default_rng(draw(st.integers(0, 99))).gamma(1.0, size=(len(steps), 2)).astype(np.float32)
+    # Of all magnitudes, so that a sum in another order, or of another width, is another sum.
+    values = 10 ** np.random.default_rng(draw(st.integers(0, 99))).uniform(-8, 7, (len(steps), 2))
+    values = values.astype(draw(st.sampled_from([np.float64, np.float32])))
     for at in draw(st.lists(st.integers(0, len(steps) - 1), max_size=3)):
         values[at, draw(st.integers(0, 1))] = draw(st.sampled_from(BAD_VALUES))
     return period, values, stamps
@@ -317,6 +319,13 @@ def test_any_chunking_gives_the_same_bins_and_every_sample_is_accounted_for(stre
     dropped = counters.late + counters.duplicates + counters.nan + counters.overflow + counters.partial
     pending = n - k * int(one_by_one.observed.sum()) - dropped
     assert 0 <= pending < k
+
+
+def test_samples_are_added_up_in_their_order_in_chunks_too():
+    values = np.array([2.0**-53, 2.0**-53, 2.0**-53, 2.0**-24, 1.0])[:, None]  # 1.0 if the last were added first
+    for cuts in ([], range(1, 5)):
+        bins = push_in_chunks(RegularBinner(1, 0.02, 5), values, regular(5, 0.004), cuts)
+        assert bins.counts[0, 0] == np.float32(1 + 2.0**-23)
 
 
 @settings(deadline=None)
