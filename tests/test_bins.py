@@ -437,7 +437,8 @@ def test_any_chunking_of_spikes_gives_the_same_bins_and_accounts_for_all(spikes,
     steps = np.array([s for s, _ in spikes])
     stamps = np.where(np.isnan(steps), np.nan, START + np.cumsum(np.nan_to_num(steps)))
     channels = np.array([c for _, c in spikes], np.float32)
-    n, end = len(stamps), stamps[~np.isnan(stamps)][-1:].sum() + 2  # all bins are closed by then
+    n, timed = len(stamps), ~np.isnan(stamps) & (channels >= 0) & (channels < 2)
+    end = stamps[timed][-1:].sum() + 2  # all bins are closed by then
 
     def run(cuts):
         binner = EventsBinner(2, width, lateness)
