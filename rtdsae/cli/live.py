@@ -37,6 +37,8 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds to wait for the stream to appear."""
     provider: str = "cpu"
     """ONNX Runtime's execution provider: cpu, cuda, ..."""
+    no_wake: bool = False
+    """Sleep until a sample is there; by default the daemon is up and warm shortly before it."""
 
     def run(self) -> None:
         """Serves until SIGTERM or Ctrl-C."""
@@ -52,6 +54,7 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
             publish=names,
             timeout_s=self.timeout,
             provider=self.provider,
+            wake=not self.no_wake,
         )
         Daemon(settings).run()
 

@@ -4,6 +4,7 @@ The path of a bin is pull, bin, step, encode, send. Everything else (subscribers
 """
 
 import contextlib
+import dataclasses
 import gc
 import logging
 import secrets
@@ -26,6 +27,7 @@ from rtdsae.serve.engine import Engine
 from rtdsae.serve.latency import Latency
 from rtdsae.serve.publisher import Publisher
 from rtdsae.serve.source import Source
+from rtdsae.serve.wake import Rehearsal, Wake
 from rtdsae.wire import Array, Encoder, Flags, Schema, encode_status
 
 __all__ = ["Daemon", "Settings"]
@@ -54,6 +56,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How long to wait for the stream to appear."""
     provider: str = "cpu"
     """ONNX Runtime's execution provider: cpu, cuda, ..."""
+    wake: bool = True
+    """Be awake and warm shortly before each sample."""
 
 
 class Daemon:
@@ -100,6 +104,8 @@ class Daemon:
         self._encoder = Encoder(schema, self.run_id)
         self._copies = [(self._encoder.payload[a.name], engine.outputs[a.name]) for a in schema.arrays]
         self._bin_width_s, self._latency = manifest.bin_width_s, Latency()
+        rehearsal = Rehearsal(engine, len(manifest.channels), manifest.bin_width_s, schema)
+        self._wake = Wake(manifest.bin_width_s, rehearsal, wanted=self.settings.wake)
         self._publisher = Publisher(self.settings.pub, schema)
         self._open.callback(self._publisher.close)
         log.info("publishing %s on %s", ", ".join(schema.slices), self._publisher.endpoint)
@@ -135,7 +141,9 @@ class Daemon:
         gc.freeze()  # the collector then looks at young objects only, of which the loop makes no cycles
         self._last_input = pylsl.local_clock()
         while not self.should_exit:
-            self._take(source, wait=True)
+            if not self._take(source, wait=False):
+                self._wake.rest()
+                self._take(source, wait=True)
             self._housekeep()
 
     def _take(self, source: Source, *, wait: bool) -> bool:
@@ -143,6 +151,7 @@ class Daemon:
         if not source.pull(wait=wait):
             return False
         self._last_input = t_in = pylsl.local_clock()
+        self._wake.arrived(t_in)
         bins = self._binner.push(source.values, source.stamps)
         for i in range(len(bins.index)):
             flags = self._decoder.decode(bins.counts[i], bool(bins.observed[i]))
@@ -170,17 +179,11 @@ class Daemon:
             self._publisher.send(encode_status(self._status(now)))
 
     def _status(self, now: float) -> dict[str, object]:
-        counters = self._binner.counters
         return {
             "run": self.run_id,
             "bundle": self._bundle.manifest.name,
             "bins": self._seq,
-            "gaps": counters.gaps,
-            "late": counters.late,
-            "duplicates": counters.duplicates,
-            "nan": counters.nan,
-            "overflow": counters.overflow,
-            "resets": counters.resets,
+            **dataclasses.asdict(self._binner.counters),
             "anchors": self._decoder.anchors,
             "stream": self._stream_status(now),
             "latency_us": self._latency.summary(),

@@ -67,6 +67,10 @@ class Engine:
         self._step.run_with_iobinding(self._bindings[self._turn])
         self._turn = 1 - self._turn
 
+    def warm_up(self) -> None:
+        """A step in vain: `outputs` are overwritten, the state is not."""
+        self._step.run_with_iobinding(self._bindings[self._turn])
+
     def replay(self) -> None:
         """Runs the golden stretch and compares; also the warm-up.
 

@@ -10,7 +10,7 @@ from rtdsae.wire import Schema
 
 __all__ = ["Publisher"]
 
-HIGH_WATER = 1000  # messages kept for a slow subscriber; it then misses the newest, and sees the hole in `seq`
+HIGH_WATER = 10_000  # messages kept for a slow subscriber; it then misses the newest, and sees the hole in `seq`
 DRAIN_MS = 500  # of sending what is still queued, when closing
 LOOPBACK = ("127.", "localhost:", "[::1]:")
 

@@ -165,7 +165,7 @@ def test_status_has_what_was_promised_from_the_start(tmp_path):
         assert first["latency_us"] == {"p50": None, "p99": None, "p99.9": None, "max": None}
         with source:
             later = served.receive(lambda self: self.statuses[-1]["bins"]).statuses[-1]
-        names = "bins gaps late duplicates nan overflow resets anchors stream latency_us bundle run"
+        names = "bins gaps late duplicates nan overflow partial resets anchors stream latency_us bundle run"
         assert set(later) == set(names.split())
         assert (later["bundle"], later["anchors"], later["run"]) == ("toy", 1, served.frames[0].run)
         assert later["stream"]["source_id"] == source.source_id
