@@ -300,7 +300,8 @@ def _rules(manifest: Manifest) -> Iterator[tuple[bool, str]]:
         sizes, labels = output.shape, output.labels
         yield bool(sizes) and min(sizes) >= 1, f"output {output.name}: shape must be sizes of 1 or more"
         yield not labels or len(labels) == sizes[-1], f"output {output.name}: {len(labels)} labels for shape {sizes}"
-    yield manifest.output("rates").shape == [len(manifest.channels)], "output rates must have one value a channel"
+    rates = manifest.output("rates").shape  # of the channels, and of held-out neurons where there were any
+    yield len(rates) == 1 and rates[0] >= len(manifest.channels), "output rates must have a value for each channel"
     yield 0 < len(parts) == len(set(parts)), "state must be parts, each of another name"
     yield all(part.size >= 1 for part in manifest.state), "state: a part's size must be 1 or more"
     yield set(manifest.files) == set(FILES), f"files must be {', '.join(FILES)}"

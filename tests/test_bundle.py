@@ -218,7 +218,7 @@ def test_oversized_files_are_refused_unread(folder, name, limit):
         ({"name": "../evil"}, "name must be letters"),
         ({"channels": ["a", "a", "b"]}, "channels must be"),
         ({"channels": ["a", "b", "c\x1b[2J"]}, "must be printable"),
-        ({"channels": ["a", "b"]}, "output rates must have one value a channel"),
+        ({"channels": [f"c{i}" for i in range(C + 1)]}, "output rates must have a value for each channel"),
         ({"bin_width_s": 0.0}, "bin_width_s must be above 0"),
         ({"lanes": 0}, "must be 1 or more"),
         ({"outputs": []}, "must have factors and rates"),

@@ -39,19 +39,15 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
 
         from rtdsae.cli.progress import TrainingProgress
         from rtdsae.train.fit import train
-        from rtdsae.train.run import Run, prepare
+        from rtdsae.train.run import prepare
 
         recording = prepare(recording, config)
         out = self.out or Path("out/runs") / f"{self.config.stem}-{Path(config.data.path).stem}"
-        if self.resume:
-            run = Run.open(out)
-            run.check_resumable(config, recording)
-        else:
-            run = Run.create(out, config, recording, f"rtdsae {shlex.join(sys.argv[1:])}")
+        command = f"rtdsae {shlex.join(sys.argv[1:])}"
         print(f"training on {config.data.path}: {recording.n_bins} bins, {recording.n_channels} neurons; run: {out}")
         with TrainingProgress(config.fit.epochs) as progress:
-            standing = train(run, recording, progress, self.resume)
-        print(f"{run.info['state']} after {standing.epoch + 1} epochs, best at {standing.best_epoch + 1}; run: {out}")
+            info = train(out, config, recording, progress, command=command, resume=self.resume).info
+        print(f"{info['state']} after {info['epochs_done']} epochs, best at {info['best_epoch'] + 1}; run: {out}")
 
 
 class Evaluate(msgspec.Struct, frozen=True, kw_only=True):

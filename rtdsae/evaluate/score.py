@@ -20,6 +20,7 @@ from rtdsae.train.windows import Tensors
 
 __all__ = ["Report", "evaluate"]
 
+SHOWN_S = 20.0  # of the scored part, in a figure over time
 NULL_MODELS = {
     "bps": "each held-in neuron's mean rate over the scored bins",
     "co_bps": "each held-out neuron's mean rate over the scored bins",
@@ -88,7 +89,7 @@ def evaluate(run: Run, data: Path | None = None) -> Report:
         **score(recording, bins, outputs),
         "null_models": NULL_MODELS,
     }
-    drawn = draw(run.path / "figures", recording, segments, bins, outputs)
+    drawn = draw(run.path / "figures", recording, segments, outputs, d.anchor_bins)
     if data is None:
         run.info["scores"] = flat(scores)
         run.save_info()
@@ -147,7 +148,7 @@ def score(recording: Recording, bins: np.ndarray, outputs: dict[str, np.ndarray]
             "r2_true_rates",
             truth is not None,
             "the recording has no true rates",
-            lambda: float(np.mean(r2(truth[bins], outputs["rates"]))),  # type: ignore[index]
+            lambda: float(np.nanmean(r2(truth[bins], outputs["rates"]))),  # type: ignore[index]
         ),
         "reasons": reasons,
     }
@@ -155,7 +156,7 @@ def score(recording: Recording, bins: np.ndarray, outputs: dict[str, np.ndarray]
 
 def by_label(labels: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
     """One score a column, and their mean."""
-    return {"mean": float(np.mean(values)), **{name: float(v) for name, v in zip(labels, values, strict=True)}}
+    return {"mean": float(np.nanmean(values)), **{name: float(v) for name, v in zip(labels, values, strict=True)}}
 
 
 def flat(scores: dict[str, Any]) -> dict[str, float]:
@@ -168,3 +169,40 @@ def flat(scores: dict[str, Any]) -> dict[str, float]:
         elif value is not None:
             numbers[name] = value
     return numbers
+
+
+def draw(
+    folder: Path, recording: Recording, segments: np.ndarray, outputs: dict[str, np.ndarray], anchor_bins: int
+) -> list[Path]:
+    """The figures of the first scored stretch, and of conditions where trials have them."""
+    shown = slice(0, round(SHOWN_S / recording.bin_width_s))
+    width = recording.bin_width_s
+    modelled = segments[:, 1] - segments[:, 0] - anchor_bins
+    starts = [int(start) for start in np.cumsum(modelled)[:-1] if start < shown.stop]
+    at = modelled_bins(segments, anchor_bins)[shown]
+    truth, behaviour = recording.true_rates, recording.behaviour
+    drawn = [folder / "rates.png", folder / "factors.png"]
+    figures.rates(
+        drawn[0],
+        outputs["rates"][shown],
+        recording.counts[at],
+        bin_width_s=width,
+        channels=recording.channels,
+        true_rates=None if truth is None else truth[at],
+        heldout=recording.heldout,
+        starts=starts,
+    )
+    figures.factors(drawn[1], outputs["factors"][shown], bin_width_s=width, starts=starts)
+    if behaviour is not None and "behaviour" in outputs:
+        drawn.append(folder / "behaviour.png")
+        decoded = outputs["behaviour"][shown]
+        labels = recording.behaviour_labels
+        figures.behaviour(drawn[-1], behaviour[at], decoded, labels, bin_width_s=width, starts=starts)
+    if recording.conditions is not None:
+        drawn.append(folder / "conditions.png")
+        shortest = int(modelled.min())
+        firsts = np.cumsum(modelled) - modelled
+        trials = np.stack([outputs["factors"][first : first + shortest] for first in firsts])
+        begun = np.searchsorted(recording.segments[:, 0], segments[:, 0])
+        figures.conditions(drawn[-1], trials, recording.conditions[begun], bin_width_s=width)
+    return drawn

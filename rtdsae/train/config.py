@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import yaml
@@ -80,8 +80,8 @@ class Fit(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         weight_decay: AdamW's.
         clip_norm: bound of the gradient's norm.
         seed: of weights, windows and noise.
-        accelerator: Fabric's: auto, cpu, cuda, ...
-        precision: Fabric's: 32-true, bf16-mixed, ...
+        accelerator: Fabric's.
+        precision: Fabric's.
         threads: CPU threads; small matrices gain nothing from more than one.
     """
 
@@ -92,8 +92,8 @@ class Fit(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     weight_decay: Annotated[float, Meta(ge=0)] = 1e-3
     clip_norm: Positive = 1.0
     seed: Natural = 0
-    accelerator: str = "auto"
-    precision: str = "32-true"
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["32-true", "64-true", "16-mixed", "bf16-mixed"] = "32-true"
     threads: Count = 1
 
 

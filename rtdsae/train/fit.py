@@ -7,11 +7,13 @@ end goes on bit for bit on a CPU.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.loggers import TensorBoardLogger
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from rtdsae.errors import TrainingError
 from rtdsae.model.family import Family
@@ -53,35 +55,38 @@ class Standing:
     best_epoch: int = -1
 
 
-def train(run: Run, recording: Recording, report: Callable[[Progress], None], resume: bool = False) -> Standing:
-    """Train a run's model until its epochs or its patience end.
+def train(
+    path: Path,
+    config: TrainConfig,
+    recording: Recording,
+    report: Callable[[Progress], None],
+    *,
+    command: str = "",
+    resume: bool = False,
+) -> Run:
+    """Train a model until its epochs or its patience end. KeyboardInterrupt ends it as well, and the run is usable.
 
     Args:
-        run: a created or opened run.
-        recording: the prepared recording that the run was created for.
+        path: the run directory to make, or to go on with.
+        config: the configuration.
+        recording: the prepared recording.
         report: called after each epoch.
+        command: what the user typed, for the model card.
         resume: go on from last.pt.
 
     Returns:
-        Where the run stands. KeyboardInterrupt ends it like the last epoch would: best.pt and last.pt are usable.
+        The run; `info` says how it ended.
 
     Raises:
-        TrainingError: no window fits, the loss is not finite, or there is nothing to resume.
+        TrainingError: no window fits, the device is missing, the loss is not finite, or there is nothing to resume.
+            What is wrong from the start leaves nothing behind.
     """
-    config, fit = run.config, run.config.fit
+    fit, s, r = config.fit, config.window.anchor_bins, config.window.horizon_bins
     torch.set_num_threads(fit.threads)
-    fabric = Fabric(
-        accelerator=fit.accelerator,
-        devices=1,
-        precision=fit.precision,  # type: ignore[arg-type]
-        loggers=TensorBoardLogger(run.path, name="tensorboard", version=""),
-    )
-    fabric.launch()
-
+    windows, valid = (Windows(recording, split, s + r, r) for split in ("train", "valid"))
+    fabric = make_fabric(path, fit)
+    run = Run.resume(path, config, recording) if resume else Run.create(path, config, recording, command)
     tensors = Tensors(recording)
-    bins = config.window.anchor_bins + config.window.horizon_bins
-    windows = Windows(tensors, "train", bins, config.window.horizon_bins)
-    valid = Windows(tensors, "valid", bins, config.window.horizon_bins)
 
     torch.manual_seed(fit.seed)
     family = run.build()
@@ -116,8 +121,20 @@ def train(run: Run, recording: Recording, report: Callable[[Progress], None], re
         run.info["state"] = "finished"
     except KeyboardInterrupt:
         run.info["state"] = "interrupted"
-    finish(run, tensors, standing, bins)
-    return standing
+    finish(run, tensors, standing, s + r)
+    return run
+
+
+def make_fabric(path: Path, fit: Fit) -> Fabric:
+    """Fabric on the wanted device, with TensorBoard's curves in the run."""
+    logger = TensorBoardLogger(path, name="tensorboard", version="")
+    try:
+        fabric = Fabric(accelerator=fit.accelerator, devices=1, precision=fit.precision, loggers=logger)
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise TrainingError(f"fit.accelerator={fit.accelerator} cannot be had ({reason}): choose cpu or auto") from None
+    fabric.launch()
+    return fabric
 
 
 def train_epoch(

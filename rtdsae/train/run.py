@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import platform
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -118,23 +119,25 @@ class Run:
             raise TrainingError(f"{path} is damaged: config.yaml and run.json do not hold what a run saves")
         return cls(path, convert(tree, str(path / "config.yaml")), info)
 
-    def check_resumable(self, config: TrainConfig, recording: Recording) -> None:
-        """Refuse to go on with another configuration or other data than the run was begun with.
+    @classmethod
+    def resume(cls, path: Path, config: TrainConfig, recording: Recording) -> "Run":
+        """Open a run to go on with, by the configuration and data that it was begun with.
 
         Raises:
-            TrainingError: with the first difference. `fit.epochs` and `fit.patience` may differ.
+            TrainingError: with the first difference. `fit.epochs`, `fit.patience` and the data's path may differ.
         """
-        old, new = (flatten(msgspec.to_builtins(c)) for c in (self.config, config))
+        run = cls.open(path)
+        old, new = (flatten(msgspec.to_builtins(c)) for c in (run.config, config))
         for key in ("fit.epochs", "fit.patience", "data.path"):
             old[key] = new[key]
         if changed := [key for key in new if old.get(key) != new[key]]:
             key = changed[0]
             raise TrainingError(
-                f"{self.path} was begun with {key}={old.get(key)}, not {new[key]}: resume with the same, or start anew"
+                f"{path} was begun with {key}={old.get(key)}, not {new[key]}: resume with the same, or start anew"
             )
-        if self.info["data_hash"] != recording.hash:
-            raise TrainingError(f"{self.path} was begun on other data than {config.data.path}: resume with the same")
-        self.config = config
+        if run.info["data_hash"] != recording.hash:
+            raise TrainingError(f"{path} was begun on other data than {config.data.path}: resume with the same")
+        return cls(path, config, run.info)
 
     @property
     def dims(self) -> Dims:
@@ -189,9 +192,9 @@ class Run:
     def sample(self, bins: int) -> dict[str, np.ndarray]:
         """So many bins of real input: `x` (bins, C) and, where the model has external inputs, `u` (bins, U)."""
         try:
-            with np.load(self.path / "sample.npz", allow_pickle=False) as file:
-                return {name: np.resize(file[name], (bins, file[name].shape[1])) for name in file.files}
-        except (OSError, ValueError) as error:
+            with (self.path / "sample.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return {name: np.resize(arrays[name], (bins, arrays[name].shape[1])) for name in arrays.files}
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise TrainingError(f"{self.path / 'sample.npz'} is missing or damaged ({error}): train again") from None
 
     def save_info(self) -> None:

@@ -54,7 +54,7 @@ class Windows:
     """The windows of one split; none crosses a segment's end.
 
     Args:
-        tensors: the recording's bins.
+        recording: with its segments and splits.
         split: train, valid or test.
         bins: S + R.
         stride: R; tiles begin so far apart that every bin after the first S is modelled.
@@ -63,13 +63,12 @@ class Windows:
         TrainingError: no segment of the split is long enough.
     """
 
-    def __init__(self, tensors: Tensors, split: str, bins: int, stride: int) -> None:
-        recording = tensors.recording
+    def __init__(self, recording: Recording, split: str, bins: int, stride: int) -> None:
         splits = recording.splits if recording.splits is not None else np.full(recording.n_segments, "train")
         segments = recording.segments[splits == split]
         self.segments = segments[segments[:, 1] - segments[:, 0] >= bins]
         self.too_short = len(segments) - len(self.segments)
-        self.tensors, self.bins, self.stride = tensors, bins, stride
+        self.bins, self.stride = bins, stride
         if len(self.segments) == 0:
             longest = int(max((s[1] - s[0] for s in segments), default=0))
             raise TrainingError(

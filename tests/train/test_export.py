@@ -14,7 +14,7 @@ from rtdsae.model.family import Dims
 from rtdsae.train.config import Data, Fit, TrainConfig, Window
 from rtdsae.train.export import export, graphs
 from rtdsae.train.fit import train
-from rtdsae.train.run import Run, prepare
+from rtdsae.train.run import prepare
 
 SIZES = {"ic_enc_dim": 6, "f_dim": 4, "ci_enc_dim": 6, "con_dim": 5, "z_dim": 2, "gen_dim": 9, "fac_dim": 4}
 
@@ -27,9 +27,7 @@ def trained(path, **model):
         fit=Fit(epochs=1, accelerator="cpu"),
     )
     r = prepare(recording(), config)
-    run = Run.create(path, config, r, "rtdsae train configs/wave.yaml")
-    train(run, r, lambda p: None)
-    return run
+    return train(path, config, r, lambda p: None, command="rtdsae train configs/wave.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +91,7 @@ def test_external_inputs_are_exported_and_checked(tmp_path):
     config = TrainConfig(
         model=LFADSConfig(**SIZES), window=Window(anchor_bins=4, horizon_bins=12), fit=Fit(epochs=1, accelerator="cpu")
     )
-    r = prepare(r, config)
-    run = Run.create(tmp_path / "run", config, r, "")
-    train(run, r, lambda p: None)
+    run = train(tmp_path / "run", config, prepare(r, config), lambda p: None)
     made = export(run, tmp_path / "bundle")
     assert made.manifest.external == ["external0", "external1"]
     assert made.golden()["u"].shape == (4 + module.GOLDEN_BINS, 2)

@@ -31,10 +31,9 @@ def config(**fit):
     )
 
 
-def new_run(path, c=None):
+def fit(path, c=None, report=lambda p: None, data=None, **options):
     c = c or config()
-    r = prepare(recording(), c)
-    return Run.create(path, c, r, "rtdsae train"), r
+    return train(path, c, prepare(data or recording(), c), report, **options)
 
 
 def weights(run, name="last.pt"):
@@ -55,23 +54,17 @@ def interrupt_after(epoch):
 
 
 def test_two_runs_with_one_seed_are_equal_and_another_seed_differs(tmp_path):
-    runs = [new_run(tmp_path / name, config(seed=seed)) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
-    for run, r in runs:
-        train(run, r, lambda p: None)
-    a, b, c = (weights(run) for run, _ in runs)
+    a, b, c = (weights(fit(tmp_path / name, config(seed=seed))) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
     assert_equal(a, b)
     assert not all(torch.equal(a[k], c[k]) for k in a)
 
 
 def test_resume_continues_bit_for_bit(tmp_path):
-    whole, r = new_run(tmp_path / "whole")
-    train(whole, r, lambda p: None)
-    parts, _ = new_run(tmp_path / "parts")
-    train(parts, r, interrupt_after(2))
-    resumed = Run.open(tmp_path / "parts")
-    assert resumed.info["state"] == "interrupted"
-    assert resumed.info["epochs_done"] == 3
-    train(resumed, r, lambda p: None, resume=True)
+    whole = fit(tmp_path / "whole")
+    fit(tmp_path / "parts", report=interrupt_after(2))
+    interrupted = Run.open(tmp_path / "parts").info
+    assert (interrupted["state"], interrupted["epochs_done"]) == ("interrupted", 3)
+    resumed = fit(tmp_path / "parts", resume=True)
     assert_equal(weights(whole), weights(resumed))
     assert_equal(weights(whole, "best.pt"), weights(resumed, "best.pt"))
     tables = [(path / "metrics.csv").read_text() for path in (whole.path, resumed.path)]
@@ -80,70 +73,70 @@ def test_resume_continues_bit_for_bit(tmp_path):
 
 
 def test_an_interrupted_run_is_usable(tmp_path):
-    run, r = new_run(tmp_path / "run")
-    train(run, r, interrupt_after(1))
-    model = Run.open(run.path).model()
+    fit(tmp_path / "run", report=interrupt_after(1))
+    model = Run.open(tmp_path / "run").model()
     assert model.behaviour.weight.abs().sum() > 0  # the read-out was fitted on the way out
 
 
 def test_learns_and_leaves_everything_behind(tmp_path):
-    run, r = new_run(tmp_path / "run", config(epochs=40))
     seen = []
-    train(run, r, seen.append)
+    run = fit(tmp_path / "run", config(epochs=40), seen.append)
     first, best = seen[0].metrics, seen[run.info["best_epoch"]].metrics
     assert best["valid/nll_masked"] < first["valid/nll_masked"] - 0.02
     assert run.info["behaviour_fit"]["r2_valid"] > 0.5
     names = {path.name for path in run.path.iterdir()}
     assert {"config.yaml", "run.json", "metrics.csv", "best.pt", "last.pt", "sample.npz", "tensorboard"} <= names
-    assert run.info["data_hash"] == r.hash
+    assert run.info["data_hash"] == prepare(recording(), run.config).hash
     assert any((run.path / "tensorboard").iterdir())
 
 
 def test_heldout_neurons_select_and_are_never_seen(tmp_path):
-    run, r = new_run(tmp_path / "run", config(heldout_every=4, epochs=2))
     seen = []
-    standing = train(run, r, seen.append)
-    assert run.dims.n_channels == 6
-    assert run.dims.n_neurons == 8
-    assert standing.best == min(p.metrics["valid/nll_heldout"] for p in seen)
+    run = fit(tmp_path / "run", config(heldout_every=4, epochs=2), seen.append)
+    assert (run.dims.n_channels, run.dims.n_neurons) == (6, 8)
+    assert run.info["best_score"] == min(p.metrics["valid/nll_heldout"] for p in seen)
 
 
 def test_patience_stops_early(tmp_path):
-    run, r = new_run(tmp_path / "run", config(epochs=500, patience=3, learning_rate=0.3, clip_norm=100.0))
-    standing = train(run, r, lambda p: None)
-    assert standing.epoch < 499
-    assert standing.epoch - max(standing.best_epoch, 2) == 3
+    info = fit(tmp_path / "run", config(epochs=500, patience=3, learning_rate=0.3, clip_norm=100.0)).info
+    assert info["epochs_done"] < 500
+    assert info["epochs_done"] - 1 - max(info["best_epoch"], 2) == 3
 
 
 def test_a_loss_that_is_not_finite_stops_with_what_to_lower(tmp_path):
-    run, r = new_run(tmp_path / "run", config(learning_rate=1e30, clip_norm=1e30))
     with pytest.raises(TrainingError, match=r"not finite in epoch \d+: lower fit.learning_rate"):
-        train(run, r, lambda p: None)
+        fit(tmp_path / "run", config(learning_rate=1e30, clip_norm=1e30))
 
 
 def test_resuming_needs_the_same_config_and_data(tmp_path):
-    run, r = new_run(tmp_path / "run")
-    train(run, r, interrupt_after(0))
+    path = tmp_path / "run"
+    fit(path, report=interrupt_after(0))
     with pytest.raises(TrainingError, match=r"begun with fit.seed=0, not 3"):
-        run.check_resumable(config(seed=3), r)
+        fit(path, config(seed=3), resume=True)
     with pytest.raises(TrainingError, match="other data"):
-        run.check_resumable(config(), prepare(recording(seed=1), config()))
-    run.check_resumable(config(epochs=9), r)
-    assert run.config.fit.epochs == 9
+        fit(path, data=recording(seed=1), resume=True)
+    assert fit(path, config(epochs=9), resume=True).info["epochs_done"] == 9
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_leaves_nothing_behind(tmp_path):
+    with pytest.raises(TrainingError, match=r"fit.accelerator=cuda cannot be had"):
+        fit(tmp_path / "run", config(accelerator="cuda"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_damaged_runs_are_refused(tmp_path):
     with pytest.raises(TrainingError, match="is not a run"):
         Run.open(tmp_path)
-    run, r = new_run(tmp_path / "run")
-    with pytest.raises(TrainingError, match=r"no best\.pt: no epoch"):
-        run.model()
-    train(run, r, interrupt_after(0))
+    run = fit(tmp_path / "run", report=interrupt_after(0))
+    with pytest.raises(TrainingError, match="exists: choose another --out"):
+        fit(run.path)
     (run.path / "best.pt").write_bytes((run.path / "best.pt").read_bytes()[:500])
     with pytest.raises(TrainingError, match="damaged"):
         run.model()
-    with pytest.raises(TrainingError, match="exists: choose another --out"):
-        new_run(run.path)
+    (run.path / "best.pt").unlink()
+    with pytest.raises(TrainingError, match=r"no best\.pt: no epoch"):
+        run.model()
     (run.path / "run.json").write_text("{")
     with pytest.raises(TrainingError, match="damaged"):
         Run.open(run.path)

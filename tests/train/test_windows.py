@@ -19,7 +19,7 @@ def tensors(lengths, heldout=None):
 def test_no_window_crosses_a_segment_and_tiles_cover_every_modelled_bin(lengths, s, r, seed):
     lengths = [*lengths, s + r]  # at least one is long enough
     t = tensors(lengths)
-    windows = Windows(t, "train", s + r, r)
+    windows = Windows(t.recording, "train", s + r, r)
     long = [(a, b) for a, b in t.recording.segments.tolist() if b - a >= s + r]
     assert windows.too_short == len(lengths) - len(long)
     for firsts in (windows.tiles(), windows.draw(torch.Generator().manual_seed(seed))):
@@ -30,7 +30,7 @@ def test_no_window_crosses_a_segment_and_tiles_cover_every_modelled_bin(lengths,
 
 
 def test_drawn_offsets_vary_and_follow_their_seed():
-    windows = Windows(tensors([100]), "train", 20, 10)
+    windows = Windows(tensors([100]).recording, "train", 20, 10)
     a, b, c = (windows.draw(torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
@@ -45,4 +45,4 @@ def test_a_batch_holds_the_bins_and_hides_heldout_neurons():
 
 def test_segments_that_are_all_too_short_are_refused_with_what_to_lower():
     with pytest.raises(TrainingError, match=r"window of 20 bins .* the longest of 2 has 12; lower"):
-        Windows(tensors([10, 12]), "train", 20, 10)
+        Windows(tensors([10, 12]).recording, "train", 20, 10)
