@@ -5,7 +5,7 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Listen", "Replay", "Serve", "Simulate"]
 
-ENDPOINT = "tcp://127.0.0.1:5556"
+ENDPOINT = "tcp://127.0.0.1:5556"  # the subscriber's default too
 
 
 class Serve(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,8 +95,12 @@ class Simulate(msgspec.Struct, frozen=True, kw_only=True):
     """What drives the neurons."""
     seconds: float = 60.0
     """How much to simulate; then the stream ends, unless --loop."""
-    seed: int = 0
+    seed: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 0 for lorenz, 5 for rnn)")] = None
     """Another seed, other neurons."""
+    take: int = 1
+    """Another take, other activity of the same neurons; the recordings to train on are take 0."""
+    neurons: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 30 for lorenz, 50 for rnn)")] = None
+    """How many neurons."""
     source_id: str = "rtdsae-simulate"
     """By which a decoder finds the stream; the true rates have the same with -truth."""
     no_truth: bool = False
@@ -113,8 +117,10 @@ class Simulate(msgspec.Struct, frozen=True, kw_only=True):
         _quiet_lsl()
         from rtdsae.recordings import synthetic
 
-        make = {"lorenz": synthetic.lorenz, "rnn": synthetic.chaotic_rnn}[self.system]
-        recording = make(seconds=self.seconds, seed=self.seed)
+        chosen = {"seed": self.seed, "n_neurons": self.neurons}
+        options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+        make = synthetic.lorenz if self.system == "lorenz" else synthetic.chaotic_rnn
+        recording = make(seconds=self.seconds, take=self.take, **options)
         _play(recording, self, name=f"rtdsae-{self.system}", truth=not self.no_truth)
 
 

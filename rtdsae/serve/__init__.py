@@ -1,0 +1,1 @@
+"""The live decoder: source, decoder, publisher, and the daemon that joins them."""
