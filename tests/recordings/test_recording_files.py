@@ -130,6 +130,16 @@ def test_a_damaged_file_is_refused_or_read(tmp_path, suffix, place, value):
         assert suffix == ".npz" or read.hash == original.hash  # a zip's table of contents has no checksum
 
 
+def test_hdf5_is_written_with_checksums_throughout(tmp_path):
+    # Without them a damaged file can hang or crash the HDF5 library, out of reach of any error handling.
+    save(small(session="monday", conditions=["x"], splits=["train"], heldout=[0, 1]), tmp_path / "a.h5")
+    assert (tmp_path / "a.h5").read_bytes()[8] == 3  # the superblock's version
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert all(dataset.fletcher32 for dataset in file.values())
+        assert not any(h5py.check_vlen_dtype(dataset.dtype) for dataset in file.values())
+        assert h5py.check_string_dtype(file.attrs.get_id("session").dtype).length == len("monday")
+
+
 def test_wrong_keys_are_listed(tmp_path):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
@@ -171,9 +181,18 @@ def test_impossible_values_name_the_file_and_the_bin(tmp_path, suffix, bad):
     refused(path, "bin 3, column 1")
 
 
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
 def test_nothing_is_unpickled(tmp_path):
-    np.savez(tmp_path / "a.npz", counts=np.array([[object()]]), bin_width_s=0.01)
-    refused(tmp_path / "a.npz", "pickle")
+    np.savez(tmp_path / "a.npz", counts=np.array([[Hostile(tmp_path / "written")]]), bin_width_s=0.01)
+    refused(tmp_path / "a.npz", "not a readable npz: Object arrays cannot be loaded")
+    assert not (tmp_path / "written").exists()
 
 
 def test_a_zip_that_is_not_npz_is_refused(tmp_path):
@@ -197,6 +216,17 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_other(tmp_path, suffix, mo
         save(small(session="new"), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_whoever_reads_while_it_is_saved_reads_the_old_file_whole(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    save(small(), path)
+    before = path.read_bytes()
+    with path.open("rb") as reader:
+        save(small(session="new"), path)
+        assert reader.read() == before
+    assert load(path).session == "new"
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
