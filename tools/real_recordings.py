@@ -2,8 +2,8 @@
 
     python tools/real_recordings.py OUT [--sets center_out pursuit lorenz_tutorial] [--heldout-every 4] [--baseline]
 
-They are not part of the project, and most may not be redistributed. The folder that holds them is RTDSAE_DATA, else
-`../shared/data` beside the checkout. The sets:
+They are not part of the project, and most may not be redistributed. The folder that holds them is RTDSAE_DATA;
+its default is `data_folder`'s. The sets:
 
     center_out       macaque M1, 8-target centre-out reaches: 286 trials, 84 units, 50 ms; hand velocity, direction
                      test: the last 57 trials; valid: 10 % of the others, evenly spaced
