@@ -167,8 +167,7 @@ class Source:
         self._clock = threading.Thread(target=self._follow_clock, name="lsl-clock", daemon=True)
         try:
             self._open(channels, timeout_s)
-        except (RuntimeError, StreamError) as error:
-            self._inlet = None
+        except RuntimeError as error:
             raise StreamError(f"stream {self.source_id}: {error}") from error
 
     def _arguments(self, timeout_s: float) -> tuple[object, ...]:
@@ -178,13 +177,13 @@ class Source:
         return (self._inlet.obj, buffer, size, ctypes.c_double(timeout_s), ctypes.byref(self._error))
 
     def _open(self, channels: Sequence[str], timeout_s: float) -> None:
-        self._inlet.open_stream(timeout_s)
         labels = self._inlet.info(timeout_s).get_channel_labels()
         check_labels(labels, channels, f"stream {self.source_id}")
         try:
             self.clock_offset_s = self._inlet.time_correction(timeout_s)
         except pylsl.util.TimeoutError:
             log.warning("stream %s answers no clock probes: its stamps are taken as this machine's", self.source_id)
+        self._inlet.open_stream(timeout_s)  # last: samples that wait for the clock would be decoded late
         self._clock.start()
 
     def pull(self, *, wait: bool = True) -> bool:

@@ -121,7 +121,7 @@ def test_listen_prints_what_serve_decodes(start, tmp_path, recording, source_id)
     factors = toy.run(content.counts[:, [0, 2, 3]].astype(np.float32))["factors"]
     np.testing.assert_allclose([b["factors"] for b in bins], factors[:20], atol=2e-4)
     assert "anchored" in bins[0]["flags"]
-    assert all(set(b["flags"]) <= {"late"} for b in bins[1:])  # the first wait until the clock has been measured
+    assert all(set(b["flags"]) <= {"late"} for b in bins[1:])  # a busy machine may be late, never early
     said = text.communicate(timeout=40)[0].splitlines()
     assert len(said) == 20
     assert said[0].startswith("0 bin 5 t ")
