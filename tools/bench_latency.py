@@ -67,7 +67,7 @@ def toys(folder: Path, n_channels: int) -> list[Path]:
 
     return [
         Toy(n_channels=n_channels, n_hidden=128, n_anchor=10, bin_width_s=1 / rate).write(folder / f"toy{rate}")
-        for rate in (50,)
+        for rate in (50, 1000)
     ]
 
 
