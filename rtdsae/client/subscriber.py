@@ -1,0 +1,260 @@
+"""The Python subscriber: latents as they are published, with every hole counted.
+
+    with Subscriber() as subscriber:
+        for message in subscriber:              # every bin, in order
+            factors = message["factors"]
+
+    with Subscriber(timeout_s=0.1) as subscriber:
+        while message := subscriber.latest():   # a controller: the newest bin, never an old one
+            act(message["behaviour"], message.t_bin)
+
+It may be started before the daemon, outlives the daemon's restarts, and never reads a bin by the wrong schema.
+"""
+
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Self
+
+import zmq
+
+from rtdsae.errors import EndpointError, WireError
+from rtdsae.wire import LATENTS, MAX_FRAME, SCHEMA, STATUS, Flags, Latents, Schema, Status, decode
+
+__all__ = ["ENDPOINT", "Subscriber"]
+
+ENDPOINT = "tcp://127.0.0.1:5556"
+
+HIGH_WATER = 10_000  # messages kept for a program that does not read: 200 s of 20 ms bins, 10 s of 1 ms bins
+MAX_WAITING = 1000  # bins kept until their schema comes
+MAX_SCHEMAS = 16  # a model swapped back and forth is known again
+ASK_AGAIN_S = 1.0  # between requests for a schema that was missed
+GRACE_S = 0.002  # for messages that are still between the network and this process
+
+
+class Subscriber:
+    """Receives what a daemon publishes.
+
+    A message that is not of the wire format, or that goes back in `seq`, is counted in `errors` and passed over: a
+    controller goes on while the publisher is broken, and can see that it is.
+
+    Args:
+        endpoint: where the daemon publishes; it need not be there yet.
+        timeout_s: how long to wait for a bin where no other time is given; None for ever.
+        on_hole: called with the first missing `seq` and how many are missing, before the bin after the hole is given.
+
+    Attributes:
+        schema: the newest one received, None before.
+        status: the daemon's last status, None before.
+        holes: bins of the present and earlier runs that were published but never came, since the first that did.
+        skipped: bins that came but that `latest` passed over for newer ones.
+        restarts: how often another run of the daemon took over.
+        errors: messages that were refused; `last_error` says why the last one was.
+
+    Raises:
+        EndpointError: the endpoint is not one.
+    """
+
+    def __init__(
+        self,
+        endpoint: str = ENDPOINT,
+        *,
+        timeout_s: float | None = None,
+        on_hole: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.timeout_s = timeout_s
+        self.schema: Schema | None = None
+        self.status: Status | None = None
+        self.holes = self.skipped = self.restarts = self.errors = 0
+        self.last_error = ""
+        self._on_hole = on_hole
+        self._run: int | None = None
+        self._next_seq = 0
+        self._schemas: dict[int, Schema] = {}
+        self._waiting: deque[Latents] = deque(maxlen=MAX_WAITING)
+        self._ready: deque[Latents] = deque()
+        self._asked_at = -math.inf
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._connect()
+
+    def receive(self, timeout_s: float | None = None) -> Latents | None:
+        """The next bin, with its schema; None if there is none in time.
+
+        Raises:
+            EndpointError: the subscriber is closed.
+        """
+        deadline = self._deadline(timeout_s)
+        for taken in itertools.count():
+            if self._ready:
+                return self._ready.popleft()
+            remaining = max(0.0, deadline - time.monotonic())
+            if not remaining and taken > HIGH_WATER:  # a flood of anything but bins
+                return None
+            if not self._take(remaining):
+                return None
+        raise AssertionError("unreachable")
+
+    def latest(self, timeout_s: float | None = None) -> Latents | None:
+        """The newest bin that has come and was not given before; waits for one if there is none, None if not in time.
+
+        Raises:
+            EndpointError: the subscriber is closed.
+        """
+        message = self.receive(timeout_s)
+        if message is None:
+            return None
+        wait_s = 0.0
+        for _ in range(10):  # bounded, should the publisher be faster than this program
+            if self._drain(wait_s) <= 1:
+                break
+            wait_s = GRACE_S  # after a stall there is more, which had no room in the queue
+        if self._ready:
+            self.skipped += len(self._ready)
+            message = self._ready.pop()
+            self._ready.clear()
+        return message
+
+    def __iter__(self) -> Iterator[Latents]:
+        """Every bin, in order, for as long as they come.
+
+        Raises:
+            EndpointError: none came for `timeout_s`.
+        """
+        while (message := self.receive()) is not None:
+            yield message
+        raise EndpointError(self._why_silent())
+
+    def close(self) -> None:
+        """Frees the socket; what is still queued is gone."""
+        self._context.destroy(linger=0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _connect(self) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.SUB)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.RCVHWM, HIGH_WATER)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME)
+        socket.setsockopt(zmq.IPV6, self.endpoint.startswith("tcp://["))
+        for topic in (LATENTS, SCHEMA, STATUS):
+            socket.subscribe(topic)
+        try:
+            socket.connect(self.endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            reason = error.strerror or error
+            raise EndpointError(
+                f"cannot subscribe to {self.endpoint}: {reason}; use tcp://HOST:PORT or ipc://PATH"
+            ) from error
+        return socket
+
+    def _deadline(self, timeout_s: float | None) -> float:
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        return math.inf if timeout_s is None else time.monotonic() + timeout_s
+
+    def _drain(self, wait_s: float) -> int:
+        """Takes the messages that have come, waiting for the first only; says how many."""
+        n = 0
+        while n < HIGH_WATER and self._take(0.0 if n else wait_s):
+            n += 1
+        return n
+
+    def _take(self, wait_s: float) -> bool:
+        """Takes one message; False if none comes in time."""
+        try:
+            self._socket.rcvtimeo = -1 if wait_s == math.inf else math.ceil(1e3 * min(wait_s, 1e6))
+            frame = self._socket.recv()
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            raise EndpointError(f"the subscriber to {self.endpoint} is closed: {error}") from error
+        try:
+            self._sort(decode(frame))
+        except WireError as error:
+            self._refuse(error)
+        return True
+
+    def _refuse(self, error: WireError) -> None:
+        self.errors += 1
+        self.last_error = str(error)
+
+    def _sort(self, message: Latents | Schema | Status) -> None:
+        if isinstance(message, Latents):
+            self._take_latents(message)
+        elif isinstance(message, Schema):
+            self._take_schema(message)
+        else:
+            self.status = message
+
+    def _take_latents(self, message: Latents) -> None:
+        schema = self._schemas.get(message.schema_id)
+        if schema is not None:
+            self._waiting.clear()  # older ones whose schema never came; they show as a hole
+            self._deliver(message, schema)
+            return
+        self._waiting.append(message)
+        if time.monotonic() - self._asked_at > ASK_AGAIN_S:
+            self._asked_at = time.monotonic()
+            # The daemon answers every subscription with the schema.
+            self._socket.unsubscribe(SCHEMA)
+            self._socket.subscribe(SCHEMA)
+
+    def _take_schema(self, schema: Schema) -> None:
+        self.schema = schema
+        self._schemas.pop(schema.id, None)
+        self._schemas[schema.id] = schema
+        if len(self._schemas) > MAX_SCHEMAS:
+            del self._schemas[next(iter(self._schemas))]
+        waiting, self._waiting = self._waiting, deque(maxlen=MAX_WAITING)
+        for message in waiting:
+            if message.schema_id == schema.id:
+                self._deliver(message, schema)
+            else:
+                self._waiting.append(message)
+
+    def _deliver(self, message: Latents, schema: Schema) -> None:
+        try:
+            bound = message.bind(schema)
+            if not message.flags & Flags.BACKFILL:
+                self._count(message)
+        except WireError as error:
+            self._refuse(error)
+        else:
+            self._ready.append(bound)
+
+    def _count(self, message: Latents) -> None:
+        """Keeps account of what is missing. A run that began while this subscriber was listening began at 0."""
+        if self._run is None:
+            self._next_seq = message.seq
+        elif message.run != self._run:
+            self.restarts += 1
+            self._next_seq = 0
+        self._run = message.run
+        missing = message.seq - self._next_seq
+        if missing < 0:
+            raise WireError(f"bin seq {message.seq} came after {self._next_seq - 1} of the same run: is it sent twice?")
+        first, self._next_seq = self._next_seq, message.seq + 1
+        if missing:
+            self.holes += missing
+            if self._on_hole:
+                self._on_hole(first, missing)
+
+    def _why_silent(self) -> str:
+        waited = f"no bin from {self.endpoint} for {self.timeout_s:g} s"
+        if self._waiting:
+            return f"{waited} that could be read: {len(self._waiting)} came without their schema"
+        if self.errors:
+            return f"{waited}, but {self.errors} other messages: {self.last_error}"
+        if self.status is not None:
+            return f"{waited}: the daemon is there, but publishes none; look at its status (stream, anchors)"
+        return f"{waited}: is rtdsae serve running, and publishing there?"
