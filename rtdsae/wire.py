@@ -36,6 +36,7 @@ from rtdsae.errors import WireError
 
 __all__ = [
     "LATENTS",
+    "MAX_FRAME",
     "SCHEMA",
     "STATUS",
     "VERSION",
@@ -57,6 +58,7 @@ MAX_COUNT = 1 << 20  # float32 values in a frame
 MAX_DEPTH = 16  # of nested JSON
 
 _HEADER = struct.Struct("<8sHHIQQdddII")
+MAX_FRAME = max(_HEADER.size + 4 * MAX_COUNT, len(SCHEMA) + MAX_JSON)  # bytes: nobody need receive more
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")  # a field name in C, MATLAB and Python alike
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
