@@ -94,7 +94,7 @@ def recordings(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     else:
         step(1, "generate neurons that a Lorenz system drives")
         whole = synthetic.lorenz()
-        live = synthetic.simulate("lorenz", seconds=args.seconds, take=1)
+        live = synthetic.lorenz(seconds=args.seconds, take=1)
         command = ["simulate", "--seconds", args.seconds, "--take", 1, "--source-id", SOURCE_ID, "--wait", LIVE_WAIT_S]
     save(whole, path)
     print(f"{whole.n_bins} bins of {1000 * whole.bin_width_s:g} ms, {whole.n_channels} neurons: {path}")

@@ -97,8 +97,6 @@ class Simulate(msgspec.Struct, frozen=True, kw_only=True):
     """How much to simulate; then the stream ends, unless --loop."""
     seed: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 0 for lorenz, 5 for rnn)")] = None
     """Another seed, other neurons."""
-    take: int = 0
-    """Another take, fresh data of the same neurons."""
     take: int = 1
     """Another take, other activity of the same neurons; the recordings to train on are take 0."""
     neurons: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 30 for lorenz, 50 for rnn)")] = None
