@@ -32,7 +32,6 @@ HIGH_WATER = 10_000  # messages kept for a program that does not read: 200 s of 
 MAX_WAITING = 1000  # bins kept until their schema comes
 MAX_SCHEMAS = 16  # a model swapped back and forth is known again
 ASK_AGAIN_S = 1.0  # between requests for a schema that was missed
-GRACE_S = 0.002  # for messages that are still between the network and this process
 
 
 class Subscriber:
@@ -107,11 +106,9 @@ class Subscriber:
         message = self.receive(timeout_s)
         if message is None:
             return None
-        wait_s = 0.0
-        for _ in range(10):  # bounded, should the publisher be faster than this program
-            if self._drain(wait_s) <= 1:
+        for _ in range(10 * HIGH_WATER):  # bounded, should the publisher be faster than this program
+            if not self._take(0.0):
                 break
-            wait_s = GRACE_S  # after a stall there is more, which had no room in the queue
         if self._ready:
             self.skipped += len(self._ready)
             message = self._ready.pop()
@@ -162,18 +159,12 @@ class Subscriber:
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         return math.inf if timeout_s is None else time.monotonic() + timeout_s
 
-    def _drain(self, wait_s: float) -> int:
-        """Takes the messages that have come, waiting for the first only; says how many."""
-        n = 0
-        while n < HIGH_WATER and self._take(0.0 if n else wait_s):
-            n += 1
-        return n
-
     def _take(self, wait_s: float) -> bool:
         """Takes one message; False if none comes in time."""
         try:
-            self._socket.rcvtimeo = -1 if wait_s == math.inf else math.ceil(1e3 * min(wait_s, 1e6))
-            frame = self._socket.recv()
+            if wait_s:
+                self._socket.setsockopt(zmq.RCVTIMEO, -1 if wait_s == math.inf else math.ceil(1e3 * min(wait_s, 1e6)))
+            frame = self._socket.recv(0 if wait_s else zmq.NOBLOCK)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:
