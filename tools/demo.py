@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-LSL_CONFIG = "[multicast]\nResolveScope = machine\n[lab]\nKnownPeers = {127.0.0.1}\n[log]\nlevel = -2\n"
+LSL_CONFIG = Path(__file__).parent.parent / "configs" / "lsl_loopback.cfg"
 LIVE_WAIT_S = 30.0
 
 
@@ -25,7 +25,7 @@ def main() -> int:
     """Run the demo; 0 when every bin arrived and equals the offline answer."""
     args = arguments()
     args.out.mkdir(parents=True, exist_ok=True)
-    keep_lsl_on_this_machine()
+    os.environ.setdefault("LSLAPICFG", str(LSL_CONFIG))  # before anything imports pylsl, here or in a child
     from rtdsae.errors import RtdsaeError
 
     try:
@@ -59,14 +59,6 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     args.config = args.config or Path("configs/lfads.yaml" if args.data else "configs/lorenz.yaml")
     return args
-
-
-def keep_lsl_on_this_machine() -> None:
-    """LSL on loopback for this process and its children, unless the user configured LSL."""
-    if "LSLAPICFG" not in os.environ:
-        with tempfile.NamedTemporaryFile("w", suffix=".cfg", delete=False) as file:
-            file.write(LSL_CONFIG)
-        os.environ["LSLAPICFG"] = file.name
 
 
 def recordings(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
