@@ -1,12 +1,13 @@
 """Real recordings, and one synthetic standard, as rtdsae HDF5 files: for measurements on a machine that has them.
 
-    python tools/real_recordings.py OUT [--sets center_out pursuit lorenz_tutorial] [--heldout-every 4] [--baseline]
+    python tools/real_recordings.py OUT [--sets center_out pursuit ...] [--heldout-every 4] [--baseline]
 
 They are not part of the project, and most may not be redistributed. The folder that holds them is RTDSAE_DATA;
 its default is `data_folder`'s. The sets:
 
     center_out       macaque M1, 8-target centre-out reaches: 286 trials, 84 units, 50 ms; hand velocity, direction
                      test: the last 57 trials; valid: 10 % of the others, evenly spaced
+    center_out_stream  the same as one stream, cut in time at the same test set
     pursuit          macaque M1, 13 minutes without a break: 171 units, 50 ms; hand velocity (Stevenson et al. 2011)
                      test: the last 20 % of time; valid: the 8 % before
     lorenz_tutorial  the Neural Latents Benchmark tutorial's Lorenz set: 800 trials, 60 neurons, 10 ms; true rates
@@ -63,6 +64,19 @@ def center_out() -> Recording:
     ).split(valid=0.1, test=0.2)
 
 
+def center_out_stream() -> Recording:
+    """The same bins as a daemon will get them, one trial after another without a pause, cut in time.
+
+    Trials cut apart never show a model their first S bins (here the hand's way back), since it is anchored on them.
+    """
+    trials = center_out()
+    test = int(trials.segments[np.asarray(trials.splits) == "test"][0, 0])
+    valid = int(trials.segments[:, 0][trials.segments[:, 0] <= 0.9 * test][-1])
+    cuts = np.array([[0, valid], [valid, test], [test, trials.n_bins]])
+    whole = {"conditions": None, "splits": np.array(["train", "valid", "test"]), "session": "center_out_stream"}
+    return dataclasses.replace(trials, segments=cuts, **whole)
+
+
 def pursuit() -> Recording:
     """One session without a break, cut in time."""
     session = _matlab("m1_pursuit_stevenson", "m1_stevenson_2011.mat")
@@ -97,6 +111,7 @@ def lorenz_tutorial() -> Recording:
 
 SETS: dict[str, Callable[[], Recording]] = {
     "center_out": center_out,
+    "center_out_stream": center_out_stream,
     "pursuit": pursuit,
     "lorenz_tutorial": lorenz_tutorial,
 }
