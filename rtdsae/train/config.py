@@ -59,11 +59,11 @@ class Objective(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         ramp_epochs: epochs over which the KL and L2 weights grow from 0.
     """
 
-    coordinated_dropout: Fraction = 0.3
+    coordinated_dropout: Fraction = 0.5
     gap_rate: Fraction = 0.2
     gap_bins: Count = 5
-    kl_f_scale: Annotated[float, Meta(ge=0)] = 0.1
-    kl_z_scale: Annotated[float, Meta(ge=0)] = 0.1
+    kl_f_scale: Annotated[float, Meta(ge=0)] = 0.005
+    kl_z_scale: Annotated[float, Meta(ge=0)] = 0.005
     l2_gen: Annotated[float, Meta(ge=0)] = 0.1
     l2_con: Annotated[float, Meta(ge=0)] = 0.1
     ramp_epochs: Natural = 10
@@ -85,8 +85,8 @@ class Fit(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         threads: CPU threads; small matrices gain nothing from more than one.
     """
 
-    epochs: Count = 200
-    patience: Count = 40
+    epochs: Count = 300
+    patience: Count = 50
     batch_size: Count = 64
     learning_rate: Positive = 3e-3
     weight_decay: Annotated[float, Meta(ge=0)] = 1e-3

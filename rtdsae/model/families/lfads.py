@@ -54,9 +54,9 @@ class LFADSConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
     f_dim: Size = 32
     ci_enc_dim: Size = 64
     con_dim: Size = 64
-    z_dim: Size = 4
-    gen_dim: Size = 100
-    fac_dim: Size = 40
+    z_dim: Size = 16
+    gen_dim: Size = 128
+    fac_dim: Size = 64
     clip: Annotated[float, Meta(gt=0)] = 5.0
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
 
