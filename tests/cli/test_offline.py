@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -263,3 +264,18 @@ def test_help_fits_a_screen_and_usage_errors_are_one_line():
     wrong = subprocess.run([sys.executable, "-m", "rtdsae", "fly"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("rtdsae: there is no verb 'fly'; the verbs are train,")
+
+
+def test_ctrl_c_leaves_a_usable_run(here):
+    train = [*TRAIN, "--set", "fit.epochs=100000", "--set", "fit.patience=100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rtdsae", *train], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stderr:
+        if line.startswith("epoch"):
+            break
+    process.send_signal(signal.SIGINT)
+    said, wrong = process.communicate(timeout=60)
+    assert (process.returncode, wrong.count("Traceback")) == (0, 0)
+    assert "interrupted after" in said
+    assert main(["evaluate", "new"]) == 0

@@ -1,0 +1,57 @@
+"""Remake the bundles that are shipped in models/: generate, train, score, export.
+
+    ./tools/make_models [NAME ...]     all of them where none is named; the runs are kept under out/models
+
+The generators and the training are seeded, so on one computer the same bundle comes out each time.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from rtdsae.cli.progress import TrainingProgress
+from rtdsae.evaluate.score import evaluate
+from rtdsae.recordings import save, synthetic
+from rtdsae.train.config import load_config
+from rtdsae.train.export import export
+from rtdsae.train.fit import train
+from rtdsae.train.run import prepare
+
+ROOT = Path(__file__).parent.parent
+RUNS = ROOT / "out" / "models"
+
+# bundle -> (config, the recording it is trained on)
+MODELS = {"lfads_lorenz": ("configs/lorenz.yaml", synthetic.lorenz)}
+
+
+def main() -> int:
+    """Remake the bundles that are named."""
+    parser = argparse.ArgumentParser(prog="./tools/make_models", description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(MODELS)} (default: all)")
+    names = parser.parse_args().names or list(MODELS)
+    if unknown := [name for name in names if name not in MODELS]:
+        parser.error(f"there is no model {unknown[0]!r}: choose of {', '.join(MODELS)}")
+    RUNS.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        make(name)
+    return 0
+
+
+def make(name: str) -> None:
+    """One bundle, from nothing."""
+    config_path, generate = MODELS[name]
+    data, run = RUNS / f"{name}.h5", RUNS / name
+    save(generate(), data)
+    config = load_config(ROOT / config_path, data=str(data))
+    shutil.rmtree(run, ignore_errors=True)
+    print(f"{name}: training {config_path} on {data}", flush=True)
+    with TrainingProgress(config.fit.epochs) as progress:
+        made = train(run, config, prepare(generate(), config), progress, command=f"./tools/make_models {name}")
+    print(evaluate(made).table())
+    bundle = export(made, ROOT / "models" / name, overwrite=True)
+    print(f"{name}: {bundle.path} ({bundle.hash[:16]})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
