@@ -16,7 +16,7 @@ import numpy as np
 
 class LslSource:
     def __init__(self, samples, rate, *, offsets=None, sample_format="float32", labels=None, source_id=None, **info):
-        self.source_id = source_id or f"test-{uuid.uuid4().hex}"
+        self.source_id = f"test-{uuid.uuid4().hex}" if source_id is None else source_id
         self.folder = tempfile.TemporaryDirectory(prefix="rtdsae-source-")
         data = Path(self.folder.name) / "data.npz"
         offsets = (np.arange(len(samples)) + 1) / (rate or 50.0) if offsets is None else offsets

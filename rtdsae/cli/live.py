@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -45,7 +46,7 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
         _quiet_lsl()
         from rtdsae.serve.daemon import Daemon, Settings
 
-        logging.basicConfig(level=logging.INFO, format="rtdsae serve: %(message)s")
+        logging.basicConfig(level=logging.INFO, format="rtdsae serve: %(message)s", stream=sys.stdout)
         names = tuple(name.strip() for name in self.publish.split(",") if name.strip())
         settings = Settings(
             bundle=self.bundle,

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_ARRAYS = ("factors", "z", "behaviour")
 STATUS_PERIOD_S = 1.0
+CHORES_PERIOD_S = 0.02
 SILENT_S = 1.0  # a stream without a sample for so long counts as not connected
 DRAIN_S = 1.0  # for what has arrived and is not yet decoded, at the end
 LATE = int(Flags.LATE)
@@ -74,8 +75,9 @@ class Daemon:
         self.run_id = secrets.randbits(32)
         self._seq = 0
         self._source: Source | None = None
+        self._connected = False
         self._last_input = -np.inf
-        self._next_status = -np.inf
+        self._next_chores = self._next_status = -np.inf
 
     def run(self) -> None:
         """Runs until a signal.
@@ -139,16 +141,15 @@ class Daemon:
     def _main_loop(self, source: Source) -> None:
         gc.collect()
         gc.freeze()  # the collector then looks at young objects only, of which the loop makes no cycles
-        self._last_input = pylsl.local_clock()
         while not self.should_exit:
-            if not self._take(source, wait=False):
+            if self._wake.active and not source.available():
                 self._wake.rest()
-                self._take(source, wait=True)
-            self._housekeep()
+            if not self._take(source) or self._last_input >= self._next_chores:
+                self._housekeep()
 
-    def _take(self, source: Source, *, wait: bool) -> bool:
-        """One sample through all stages; False when there was none."""
-        if not source.pull(wait=wait):
+    def _take(self, source: Source) -> bool:
+        """One sample through all stages; False when none came."""
+        if not source.pull():
             return False
         self._last_input = t_in = pylsl.local_clock()
         self._wake.arrived(t_in)
@@ -172,27 +173,37 @@ class Daemon:
     # off the hot path -------------------------------------------------------------------------------------------------
 
     def _housekeep(self) -> None:
+        """Looks after subscribers and status: not after each bin of a fast stream, whose delivery needs the core."""
         self._publisher.greet()
         now = pylsl.local_clock()
+        self._next_chores = now + CHORES_PERIOD_S
         if now >= self._next_status:
             self._next_status = now + STATUS_PERIOD_S
-            self._publisher.send(encode_status(self._status(now)))
+            self._watch(now)
+            self._publisher.send(encode_status(self._status()))
 
-    def _status(self, now: float) -> dict[str, object]:
+    def _watch(self, now: float) -> None:
+        """Notices when the stream falls silent and when it comes back."""
+        source, before = self._source, self._connected
+        self._connected = source is not None and now - self._last_input < max(SILENT_S, 2 * self._bin_width_s)
+        if source and self._connected != before:
+            log.info("stream %s %s", source.source_id, "is live" if self._connected else "is silent: waiting for it")
+
+    def _status(self) -> dict[str, object]:
         return {
             "run": self.run_id,
             "bundle": self._bundle.manifest.name,
             "bins": self._seq,
             **dataclasses.asdict(self._binner.counters),
             "anchors": self._decoder.anchors,
-            "stream": self._stream_status(now),
+            "stream": self._stream_status(),
             "latency_us": self._latency.summary(),
         }
 
-    def _stream_status(self, now: float) -> dict[str, object]:
+    def _stream_status(self) -> dict[str, object]:
         source = self._source
         return {
-            "connected": source is not None and now - self._last_input < max(SILENT_S, 2 * self._bin_width_s),
+            "connected": self._connected,
             "source_id": source and source.source_id,
             "clock_offset_s": source and source.clock_offset_s,
         }
@@ -202,8 +213,8 @@ class Daemon:
     def _drain(self, source: Source) -> None:
         """Decodes what has already arrived, for a second at most, and says a last status."""
         deadline = pylsl.local_clock() + DRAIN_S
-        while not self.force_exit and pylsl.local_clock() < deadline and self._take(source, wait=False):
-            pass
+        while not self.force_exit and pylsl.local_clock() < deadline and source.available():
+            self._take(source)
         self._next_status = -np.inf
         self._housekeep()
         log.info("published %d bins", self._seq)

@@ -162,7 +162,7 @@ class Source:
         self.clock_offset_s = 0.0
         self._inlet = pylsl.StreamInlet(info, max_buflen=BUFFER_S, max_chunklen=1, recover=True)
         self._error = ctypes.c_int()
-        self._waiting, self._instant = self._arguments(PULL_TIMEOUT_S), self._arguments(0.0)
+        self._arguments = self._pull_arguments()
         self._closing = threading.Event()
         self._clock = threading.Thread(target=self._follow_clock, name="lsl-clock", daemon=True)
         try:
@@ -170,11 +170,10 @@ class Source:
         except RuntimeError as error:
             raise StreamError(f"stream {self.source_id}: {error}") from error
 
-    def _arguments(self, timeout_s: float) -> tuple[object, ...]:
+    def _pull_arguments(self) -> tuple[object, ...]:
         """Those of LSL's pull function, made once: building them costs more than the call."""
-        buffer = self.values.ctypes.data_as(ctypes.c_void_p)
-        size = ctypes.c_int(self.values.size)
-        return (self._inlet.obj, buffer, size, ctypes.c_double(timeout_s), ctypes.byref(self._error))
+        buffer, size = self.values.ctypes.data_as(ctypes.c_void_p), ctypes.c_int(self.values.size)
+        return (self._inlet.obj, buffer, size, ctypes.c_double(PULL_TIMEOUT_S), ctypes.byref(self._error))
 
     def _open(self, channels: Sequence[str], timeout_s: float) -> None:
         labels = self._inlet.info(timeout_s).get_channel_labels()
@@ -186,16 +185,20 @@ class Source:
         self._inlet.open_stream(timeout_s)  # last: samples that wait for the clock would be decoded late
         self._clock.start()
 
-    def pull(self, *, wait: bool = True) -> bool:
-        """Takes the next sample, waiting a moment for it or not at all; False when there is none.
+    def available(self) -> bool:
+        """Whether a sample is there already."""
+        return bool(lib.lsl_samples_available(self._inlet.obj))
+
+    def pull(self) -> bool:
+        """Takes the next sample, waiting a moment for it; False when none came.
 
         Raises:
-            StreamError: LSL gave the stream up.
+            StreamError: the stream is gone, and LSL cannot find it again.
         """
-        stamp = lib.lsl_pull_sample_f(*(self._waiting if wait else self._instant))
+        stamp = lib.lsl_pull_sample_f(*self._arguments)
         if not stamp:
             if self._error.value:
-                raise StreamError(f"stream {self.source_id} is lost (LSL error {self._error.value}): start it again")
+                raise StreamError(f"stream {self.source_id} is lost, and without a source_id LSL cannot find it again")
             return False
         self.stamps[0] = stamp + self.clock_offset_s
         return True

@@ -31,11 +31,14 @@ class Wake:
         period_s: time between samples.
         rehearse: what to do in vain.
         wanted: False for one that never does anything.
+
+    Attributes:
+        active: whether it does anything: it is wanted, and the period is one that it helps.
     """
 
     def __init__(self, period_s: float, rehearse: Callable[[], None], *, wanted: bool = True) -> None:
         self._period_s, self._rehearse = period_s, rehearse
-        self._active = wanted and SHORTEST_PERIOD_S <= period_s <= LONGEST_PERIOD_S
+        self.active = wanted and SHORTEST_PERIOD_S <= period_s <= LONGEST_PERIOD_S
         self._due = -np.inf
         self._jitter_s = 0.0
 
@@ -48,7 +51,7 @@ class Wake:
         """Sleeps until shortly before the next sample is due and rehearses; returns at once when that is past."""
         lead_s = LEAD_S + 2 * self._jitter_s
         left = self._due - lead_s - pylsl.local_clock()
-        if self._active and lead_s < LONGEST_LEAD * self._period_s and left > 0:
+        if self.active and lead_s < LONGEST_LEAD * self._period_s and left > 0:
             time.sleep(left)
             self._rehearse()
 

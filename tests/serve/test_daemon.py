@@ -12,6 +12,7 @@ from lsl_source import LslSource
 from toy_bundle import Toy
 
 from rtdsae import wire
+from rtdsae.serve.daemon import Daemon, Settings
 from rtdsae.wire import Flags
 
 ARRAYS = ("factors", "z", "behaviour")
@@ -33,7 +34,7 @@ class Served:
         self.socket = self.context.socket(zmq.SUB)
         self.socket.subscribe(b"")
         self.socket.connect(self.endpoint)
-        self.process = subprocess.Popen(self.command, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         return self
 
     def receive(self, until):
@@ -53,10 +54,10 @@ class Served:
         return self.receive(lambda self: len(self.frames) >= n)
 
     def stop(self, number=signal.SIGTERM):
-        """Ends it by a signal; its exit code, and what it wrote on stderr."""
+        """Ends it by a signal; its exit code, and what it said."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        said = self.process.communicate(timeout=20)[1]
+        said = "".join(self.process.communicate(timeout=20))
         return self.process.returncode, said
 
     def __exit__(self, *error):
@@ -184,7 +185,9 @@ def test_a_silent_stream_is_told_and_waited_for(tmp_path):
         served.bins(15).receive(lambda self: self.statuses[-1]["stream"]["connected"])
         served.receive(lambda self: not self.statuses[-1]["stream"]["connected"])
         assert served.process.poll() is None
-        assert served.stop()[0] == 0
+        code, said = served.stop()
+        assert code == 0
+        assert f"stream {source.source_id} is silent: waiting for it" in said
 
 
 def test_a_source_that_dies_and_returns_goes_on_on_the_same_grid(tmp_path):
@@ -213,6 +216,27 @@ def test_a_daemon_whose_source_has_died_still_exits_0(tmp_path):
         assert served.stop()[0] == 0
 
 
+def test_a_source_without_an_id_that_dies_ends_the_daemon_with_a_reason(tmp_path):
+    name = f"anonymous-{tmp_path.name}"
+    with Served(tmp_path, Toy(), f"name={name}") as served:
+        with LslSource(Toy().counts(400), 50.0, source_id="", name=name):
+            served.bins(5)
+        said = served.process.communicate(timeout=30)[1].splitlines()[-1]
+        assert said == f"rtdsae serve: stream {name} is lost, and without a source_id LSL cannot find it again"
+        assert served.process.returncode == 2
+
+
+def test_a_second_interrupt_forces(tmp_path):
+    daemon = Daemon(Settings(bundle=tmp_path))
+    with daemon._signals():
+        signal.raise_signal(signal.SIGINT)
+        assert (daemon.should_exit, daemon.force_exit) == (True, False)
+        signal.raise_signal(signal.SIGINT)
+        assert daemon.force_exit
+    with pytest.raises(KeyboardInterrupt):  # afterwards it means again what it meant before
+        signal.raise_signal(signal.SIGINT)
+
+
 def test_a_signal_while_waiting_for_the_stream_exits_0(tmp_path):
     with Served(tmp_path, Toy(), "source_id=nobody", "--timeout", "60") as served:
         served.receive(lambda self: self.statuses)
@@ -239,8 +263,8 @@ def refused(served):
     """The one line on stderr of a daemon that does not start."""
     with served:
         said = served.process.communicate(timeout=30)[1].splitlines()
-        assert served.process.returncode == 2
-        return said[-1]
+        assert (served.process.returncode, len(said)) == (2, 1)
+        return said[0]
 
 
 def test_no_such_stream(tmp_path):

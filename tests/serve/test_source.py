@@ -53,7 +53,8 @@ def test_pulls_every_sample_in_order_on_this_clock():
         np.testing.assert_array_equal(rows, SAMPLES)
         np.testing.assert_allclose(np.diff(stamps), 0.02, atol=1e-3)  # raw: neither smoothed nor re-made
         assert abs(source.clock_offset_s) < 0.01  # the same machine
-        assert not source.pull(wait=False)
+        assert not source.available()
+        assert not source.pull()
         source.close()
 
 
