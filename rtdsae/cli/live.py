@@ -82,6 +82,8 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
         """
         from rtdsae.client import Subscriber
 
+        if self.timeout <= 0 or (self.count is not None and self.count < 1):
+            raise ConfigError(f"--timeout {self.timeout:g} and --count {self.count}: both must be above 0")
         with Subscriber(self.endpoint, timeout_s=self.timeout) as subscriber:
             for i, message in enumerate(subscriber, 1):
                 print(_as_json(message, self.arrays) if self.json else _as_text(message, self.arrays), flush=True)

@@ -202,6 +202,8 @@ def _lorenz_flow(state: np.ndarray) -> np.ndarray:
 
 def _sizes(n_conditions: int, n_trials: int, n_bins: int, seconds: float | None, width: float) -> tuple[int, int, int]:
     _positive(bin_width_s=width)
+    if seconds is not None and not np.isfinite(seconds):
+        raise RecordingError(f"seconds is {seconds}: a finite length is needed")
     sizes = (n_conditions, n_trials, n_bins) if seconds is None else (1, 1, round(seconds / width))
     if min(sizes) < 1:
         raise RecordingError(f"{sizes[0]} conditions x {sizes[1]} trials x {sizes[2]} bins: each must be 1 or more")

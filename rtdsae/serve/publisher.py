@@ -58,6 +58,8 @@ class Publisher:
         """Sends what is queued, for half a second at most, and frees the endpoint."""
         self._socket.close(linger=DRAIN_MS)
         self._context.term()
+        if self.endpoint.startswith("ipc://"):
+            Path(self.endpoint.removeprefix("ipc://")).unlink(missing_ok=True)  # libzmq leaves it behind
 
 
 def _check_local(endpoint: str) -> None:

@@ -1,0 +1,166 @@
+"""What a new user gets wrong first with the live verbs: one line on stderr, exit code 2, nothing half-written."""
+
+import socket
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lsl_source import LslSource
+from toy_bundle import Toy
+
+from rtdsae import recordings
+from rtdsae.cli import main
+from rtdsae.recordings import Recording
+
+COUNTS = np.ones((4, 6), np.float32)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with a bundle and a recording, as the working directory."""
+    Toy().write(tmp_path / "bundle")
+    recordings.save(Recording(COUNTS.astype(int), 0.02), tmp_path / "some.h5")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(capsys, *args):
+    before = sorted(map(str, Path().rglob("*")))
+    code = main([str(a) for a in args])
+    said = capsys.readouterr()
+    assert code == 2
+    assert said.err.count("\n") == 1, said.err
+    assert said.err.startswith(f"rtdsae {args[0]}: ")
+    assert sorted(map(str, Path().rglob("*"))) == before
+    return said.err
+
+
+def spoil(path, text=None):
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content[: len(content) // 2] if text is None else text.encode())
+
+
+ALONE = ("--stream", "source_id=nobody-has-this", "--timeout", "0.2", "--pub", "ipc://latents")
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "args", "said"),
+    [
+        (None, (), "Missing"),
+        (None, ("nowhere",), "nowhere: no such folder"),
+        (None, ("some.h5",), "some.h5"),
+        (None, ("bundle", "--strem", "x"), "--strem"),
+        (None, ("bundle", "--timeout", "soon"), "--timeout"),
+        (None, ("bundle", *ALONE), "no LSL stream matches source_id=nobody-has-this"),
+        (None, ("bundle", *ALONE, "--stream", ""), "the stream query is empty"),
+        (None, ("bundle", *ALONE, "--stream", "((("), "neither key=value"),
+        (None, ("bundle", *ALONE, "--publish", "factors,latents"), "there is no 'latents' to publish"),
+        (None, ("bundle", *ALONE, "--provider", "abacus"), "provider 'abacus' is not in this onnxruntime"),
+        (None, ("bundle", *ALONE, "--pub", "tcp://0.0.0.0:5556"), "can be reached from other machines"),
+        (None, ("bundle", *ALONE, "--pub", "5556"), "is not an endpoint"),
+        (lambda: spoil("bundle/step.onnx"), ("bundle", *ALONE), "step.onnx"),
+        (lambda: spoil("bundle/manifest.json", '{"format": 9}'), ("bundle", *ALONE), "upgrade rtdsae"),
+        (lambda: Path("bundle/golden.npz").unlink(), ("bundle", *ALONE), "golden.npz"),
+    ],
+)
+def test_serve(here, capsys, spoiled, args, said):
+    if spoiled:
+        spoiled()
+    assert said in refused(capsys, "serve", *args)
+
+
+def test_serve_on_a_port_in_use(here, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        endpoint = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        assert f"cannot publish on {endpoint}" in refused(capsys, "serve", "bundle", *ALONE[:4], "--pub", endpoint)
+
+
+@pytest.mark.parametrize(
+    ("samples", "options", "said"),
+    [
+        (COUNTS[:, :5], {"rate": 50}, "has 5 channels, the model was trained on 6"),
+        (COUNTS, {"rate": 50, "sample_format": "string"}, "has string samples"),
+        (COUNTS, {"rate": 70}, "samples at 70 Hz do not make whole bins"),
+        (COUNTS, {"rate": 1000}, "carries samples (1000 Hz)"),
+        (COUNTS, {"rate": 0}, "carries events"),
+        (COUNTS, {"rate": 50, "labels": [f"ch{5 - i}" for i in range(6)]}, "in another order"),
+    ],
+)
+def test_serve_on_the_wrong_stream(here, capsys, samples, options, said):
+    with LslSource(samples, **options) as source:
+        query = ("--stream", f"source_id={source.source_id}", "--pub", "ipc://latents", "--timeout", "20")
+        assert said in refused(capsys, "serve", "bundle", *query)
+
+
+def test_serve_on_two_streams(here, capsys):
+    name = f"twins-{uuid.uuid4().hex}"
+    with LslSource(COUNTS, 50, name=name), LslSource(COUNTS, 50, name=name):
+        query = ("--stream", f"name={name}", "--pub", "ipc://latents", "--timeout", "20")
+        assert "2 LSL streams match" in refused(capsys, "serve", "bundle", *query)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("tcp://127.0.0.1:1", "--timeout", "0.2"), "tcp://127.0.0.1:1"),
+        (("ipc://nobody", "--timeout", "0.2"), "ipc://nobody"),
+        (("5556",), "5556"),
+        (("http://127.0.0.1:5556",), "http://127.0.0.1:5556"),
+        (("tcp://127.0.0.1",), "tcp://127.0.0.1"),
+        (("tcp://127.0.0.1:port",), "tcp://127.0.0.1:port"),
+        (("--count", "many"), "--count"),
+        (("--count", "-1"), "--count"),
+        (("--timeout", "-1"), "--timeout"),
+        (("--cuont", "3"), "--cuont"),
+        (("tcp://127.0.0.1:1", "tcp://127.0.0.1:2"), "tcp://127.0.0.1:2"),
+    ],
+)
+def test_listen(here, capsys, args, said):
+    assert said in refused(capsys, "listen", *args)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--system", "pendulum"), "pendulum"),
+        (("--seconds", "long"), "--seconds"),
+        (("--seconds", "0"), "bins: each must be 1 or more"),
+        (("--seconds", "-3"), "bins: each must be 1 or more"),
+        (("--seconds", "nan"), "seconds"),
+        (("--seed", "-1"), "seed"),
+        (("--take", "-1"), "take"),
+        (("--neurons", "0"), "neurons"),
+        (("--speed", "0"), "speed is 0"),
+        (("--speed", "-1"), "speed is -1"),
+        (("--sourceid", "x"), "--sourceid"),
+        (("--seconds", "1", "--wait", "0.1"), "nobody listens"),
+    ],
+)
+def test_simulate(here, capsys, args, said):
+    assert said in refused(capsys, "simulate", *args)
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "args", "said"),
+    [
+        (None, (), "Missing"),
+        (None, ("nowhere.h5",), "nowhere.h5: no such file"),
+        (None, ("bundle",), "bundle"),
+        (None, ("bundle/manifest.json",), "neither HDF5 nor npz"),
+        (lambda: spoil("some.h5"), ("some.h5",), "some.h5"),
+        (lambda: spoil("some.h5", ""), ("some.h5",), "some.h5"),
+        (None, ("some.h5", "--split", "tset"), "tset"),
+        (None, ("some.h5", "--speed", "nan"), "speed is nan"),
+        (None, ("some.h5", "--speed", "0"), "speed is 0"),
+        (None, ("some.h5", "--truth"), "no true rates"),
+        (None, ("some.h5", "--channels", "some"), "some"),
+        (None, ("some.h5", "--wait", "0.1"), "nobody listens"),
+    ],
+)
+def test_replay(here, capsys, spoiled, args, said):
+    if spoiled:
+        spoiled()
+    assert said in refused(capsys, "replay", *args)
