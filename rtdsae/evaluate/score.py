@@ -204,5 +204,6 @@ def draw(
         firsts = np.cumsum(modelled) - modelled
         trials = np.stack([outputs["factors"][first : first + shortest] for first in firsts])
         begun = np.searchsorted(recording.segments[:, 0], segments[:, 0])
-        figures.conditions(drawn[-1], trials, recording.conditions[begun], bin_width_s=width)
+        shown_as = recording.conditions[begun]
+        figures.conditions(drawn[-1], trials, shown_as, bin_width_s=width, start_s=anchor_bins * width)
     return drawn
