@@ -1,0 +1,155 @@
+"""Irregular streams: a sample is a spike, and the clock says when a bin is complete.
+
+Every spike ends in a bin or in a counter:
+
+    spikes pushed = Σ counts published + late + nan + overflow + partial + pending
+"""
+
+import math
+
+import numpy as np
+
+from rtdsae.bins.grid import (
+    BACKWARD_NS,
+    FORWARD_NS,
+    NO_STAMP,
+    BinBuffer,
+    BinCounters,
+    Bins,
+    Stamps,
+    Values,
+    nanoseconds,
+    width_ns,
+)
+from rtdsae.errors import BinError
+
+__all__ = ["EventsBinner"]
+
+
+class EventsBinner:
+    """Bins of an irregular stream of spikes.
+
+    A spike belongs to the bin with start <= stamp < start + W. A bin is published once the time has passed its end by
+    the lateness, where the time is the newest stamp or what `advance` was told, whichever is later; a spike that comes
+    for a published bin is counted `late`. A bin without spikes is a bin of zeros. Bad spikes are dropped one by one and
+    spoil no bin, since a rig may well have units that the model does not know.
+
+    Args:
+        n_channels: C.
+        bin_width_s: W.
+        lateness_s: how long a bin waits for spikes that are out of order.
+
+    Raises:
+        BinError: the bin width is not between 0.1 ms and 10 s, the lateness not between 0 and 1 s, or C is 0.
+    """
+
+    def __init__(self, n_channels: int, bin_width_s: float, lateness_s: float = 0.0) -> None:
+        if n_channels < 1 or not 0 <= lateness_s <= 1:
+            raise BinError(f"{n_channels} channels, lateness {lateness_s} s: expected 1 or more, and 0 to 1 s")
+        self.counters = BinCounters()
+        width = width_ns(bin_width_s)
+        self._width, self._scale = width.numerator, width.denominator
+        self._lateness = round(lateness_s * 1e9)
+        self._out = BinBuffer(n_channels)
+        self._ring = np.zeros((self._lateness * self._scale // self._width + 3, n_channels), np.float32)
+        self._origin: int | None = None
+        self._base = 0  # index of the bin that begins at the origin
+        self._closed = 0  # bins published since the origin
+        self._newest = 0  # stamp
+        self._time = 0  # the newest stamp, or later by the clock
+        self._clock_shift = 0  # by which the stamps' clock was reset against `advance`'s
+
+    def push(self, values: Values, stamps: Stamps) -> Bins:
+        """Takes spikes and gives the bins that they complete.
+
+        Args:
+            values: `(n,)` or `(n, columns)`, any number type; the first column is the channel's number, from 0.
+            stamps: `(n,)` seconds.
+
+        Raises:
+            BinError: there are more stamps than values, or fewer.
+        """
+        if values.ndim not in (1, 2) or len(values) != len(stamps):
+            raise BinError(f"spikes of shape {values.shape}: expected ({len(stamps)},) or ({len(stamps)}, columns)")
+        self._out.clear()
+        channels = (values if values.ndim == 1 else values[:, 0]).tolist()
+        for time, channel in zip(nanoseconds(stamps), channels, strict=True):
+            self._add_spike(time, channel)
+        return self._out.bins()
+
+    def advance(self, now: float, *, observed: bool = True) -> Bins:
+        """Gives the bins that the clock completes.
+
+        Args:
+            now: seconds, on the clock of the stamps.
+            observed: False while the stream is away, since no spikes are then no news.
+        """
+        self._out.clear()
+        if self._origin is not None:
+            now_ns = round(now * 1e9) + self._clock_shift
+            if now_ns > self._time + FORWARD_NS:
+                self._reset(now_ns)
+            self._time = max(self._time, now_ns)
+            self._close_until(self._time - self._lateness, observed)
+        return self._out.bins()
+
+    def flush(self, t_end: float) -> Bins:
+        """Gives the bins that end at `t_end` seconds or before, without waiting: a recording's last ones."""
+        self._out.clear()
+        if self._origin is not None:
+            self._close_until(round(t_end * 1e9))
+        return self._out.bins()
+
+    def _add_spike(self, time: int, channel: float) -> None:
+        if time == NO_STAMP or not 0 <= channel < math.inf or channel != int(channel):
+            self.counters.nan += 1
+        elif channel >= self._out.n_channels:
+            self.counters.overflow += 1
+        else:
+            bin_ = self._move_to(time)
+            if bin_ < self._closed:
+                self.counters.late += 1
+            else:
+                self._ring[bin_ % len(self._ring), int(channel)] += 1
+
+    def _move_to(self, time: int) -> int:
+        """Lets a stamp close bins, and says which bin it belongs to."""
+        if self._origin is None:
+            self._origin = self._newest = self._time = time
+        elif time < self._newest - BACKWARD_NS or time > self._time + FORWARD_NS:
+            self._clock_shift += time - self._time
+            self._reset(time)
+        self._newest = max(self._newest, time)
+        if time > self._time:
+            self._time = time
+            self._close_until(time - self._lateness)
+        return (time - self._origin) * self._scale // self._width
+
+    def _close_until(self, time: int, observed: bool = True) -> None:
+        """Publishes the bins that end at the time or before."""
+        assert self._origin is not None
+        n = (time - self._origin) * self._scale // self._width
+        for bin_ in range(self._closed, n):
+            self._close(bin_, observed)
+        self._closed = max(self._closed, n)
+
+    def _close(self, bin_: int, observed: bool) -> None:
+        assert self._origin is not None
+        t_end = (self._origin * self._scale + (bin_ + 1) * self._width) / (self._scale * 1_000_000_000)
+        counts = self._ring[bin_ % len(self._ring)]
+        if observed:
+            self._out.add(self._base + bin_, t_end, counts)
+        else:
+            self._out.add_unobserved(self._base + bin_, t_end)
+            self.counters.gaps += 1
+            self.counters.partial += int(counts.sum())
+        counts[:] = 0
+
+    def _reset(self, time: int) -> None:
+        """Begins the grid again at another time and the next index; the bin that this cuts short is not observed."""
+        self.counters.resets += 1
+        self._close_until(self._time)
+        self._close(self._closed, observed=False)
+        self._base += self._closed + 1
+        self._closed = 0
+        self._origin = self._newest = self._time = time
