@@ -11,7 +11,8 @@
     ├── TrainingError    a run cannot start, go on or be resumed
     └── ExportError      a model cannot become a bundle
 
-A message is one line that says what is wrong, where, and how to mend it: the command line prints it as it is and exits with 2.
+A message is one line that says what is wrong, where, and how to mend it: the command line prints it as it is and exits
+with 2.
 """
 
 __all__ = [

@@ -67,7 +67,7 @@ class Unrolled(NamedTuple):
 
 
 class Family(nn.Module):
-    """Base of the families. A subclass sets `state_type`, and writes `state_sizes`, `begin`, `advance`, `emit`, `forward`.
+    """Base of the families. A subclass sets `state_type`, writes `state_sizes`, `begin`, `advance`, `emit`, `forward`.
 
     Args:
         dims: the sizes of data and window.
