@@ -4,6 +4,7 @@ Every step is a verb of the command line, started as you would start it; only th
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,11 +14,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-LSL_CONFIG = Path(__file__).parent.parent / "configs" / "lsl_loopback.cfg"
+ROOT = Path(__file__).parent.parent
+LSL_CONFIG = ROOT / "configs" / "lsl_loopback.cfg"
 LIVE_WAIT_S = 30.0
 
 
@@ -44,6 +45,8 @@ def main() -> int:
     except RtdsaeError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 def arguments() -> argparse.Namespace:
@@ -53,22 +56,23 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, help="YAML config (default: configs/lorenz.yaml, or configs/lfads.yaml)")
     parser.add_argument("--seconds", type=float, default=60.0, help="how much to stream live (default: %(default)s)")
     parser.add_argument("--epochs", type=int, help="fewer epochs than the config says, for a quicker look")
-    parser.add_argument(
-        "--out", type=Path, default=Path("out/demo"), help="where everything goes (default: %(default)s)"
-    )
+    parser.add_argument("--out", type=Path, default=ROOT / "out/demo", help="where everything goes (default: out/demo)")
     args = parser.parse_args()
-    args.config = args.config or Path("configs/lfads.yaml" if args.data else "configs/lorenz.yaml")
+    args.config = args.config or ROOT / ("configs/lfads.yaml" if args.data else "configs/lorenz.yaml")
     return args
 
 
 def recordings(args: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     """The recording to train on, and what is to be streamed live: its command, its bins and its recording."""
+    from rtdsae.errors import ConfigError
     from rtdsae.recordings import load, save, synthetic
 
     path = args.out / "recording.h5"
     if args.data:
         step(1, f"read {args.data}")
         whole = load(args.data).split()
+        if whole.external is not None:
+            raise ConfigError(f"{args.data} has external inputs, which no live stream brings yet: leave them out")
         test = whole.select(whole.splits == "test") if "test" in whole.splits else whole.select(whole.splits == "valid")
         bins = min(test.n_bins, round(args.seconds / test.bin_width_s))
         live = dataclasses.replace(
@@ -120,12 +124,15 @@ def rtdsae(*args: object) -> None:
     """Run one verb, as a user would; its failure ends the demo with its own message."""
     command = [sys.executable, "-m", "rtdsae", *map(str, args)]
     print("$ rtdsae", *args[:1], *map(str, args[1:]), flush=True)
-    code = subprocess.run(command, check=False).returncode
-    if code:
-        sys.exit(code)
+    with subprocess.Popen(command) as process:
+        while process.poll() is None:
+            with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C reaches the verb too, which ends in good order
+                process.wait()
+    if process.returncode:
+        sys.exit(process.returncode)
 
 
-@contextmanager
+@contextlib.contextmanager
 def running(*args: object) -> Iterator[subprocess.Popen[bytes]]:
     """A verb in the background, ended by SIGINT."""
     print("$ rtdsae", *args[:1], *map(str, args[1:]), "&", flush=True)
@@ -144,13 +151,13 @@ def stream_live(bundle: Path, source: list[object], bins: int) -> dict[str, Any]
 
     from rtdsae import Subscriber
 
-    endpoint = f"ipc://{tempfile.mkdtemp(prefix='rtdsae-demo-')}/latents"
     last_bin = bins - 1
     rows: list[tuple[Any, ...]] = []
     arrays: dict[str, list[Any]] = {}
     publish = ",".join(name for name in ("factors", "rates", "behaviour") if name in outputs_of(bundle))
     with (
-        Subscriber(endpoint, timeout_s=LIVE_WAIT_S) as subscriber,
+        tempfile.TemporaryDirectory(prefix="rtdsae-demo-") as folder,
+        Subscriber(endpoint := f"ipc://{folder}/latents", timeout_s=LIVE_WAIT_S) as subscriber,
         running(*source),
         running("serve", bundle, "--stream", f"source_id={SOURCE_ID}", "--pub", endpoint, "--publish", publish),
     ):
@@ -198,7 +205,7 @@ def summary(out: Path, run_path: Path, live: Any, heard: dict[str, Any]) -> int:
         rows.append(
             ("R2 of the streamed rates to the true rates", f"{r2(live.true_rates[at], heard['rates']).mean():.3f}")
         )
-        latents = latents_against_truth(np.log(live.true_rates[at]), heard["factors"])
+        latents = latents_against_truth(np.log(np.maximum(live.true_rates[at], 1e-3)), heard["factors"])
         rows.append(("R2 of the true latents, linear in the streamed factors", f"{latents['r2']:.3f}"))
     if "behaviour" in heard and live.behaviour is not None:
         scores = r2(live.behaviour[at], heard["behaviour"])

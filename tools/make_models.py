@@ -6,6 +6,7 @@ The generators and the training are seeded, so on one computer the same bundle c
 """
 
 import argparse
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from rtdsae.train.fit import train
 from rtdsae.train.run import prepare
 
 ROOT = Path(__file__).parent.parent
-RUNS = ROOT / "out" / "models"
+RUNS = Path("out/models")
 
 # bundle -> (config, the recording it is trained on)
 MODELS = {"lfads_lorenz": ("configs/lorenz.yaml", synthetic.lorenz)}
@@ -32,6 +33,7 @@ def main() -> int:
     names = parser.parse_args().names or list(MODELS)
     if unknown := [name for name in names if name not in MODELS]:
         parser.error(f"there is no model {unknown[0]!r}: choose of {', '.join(MODELS)}")
+    os.chdir(ROOT)  # what a bundle says of its making does not depend on where the checkout is
     RUNS.mkdir(parents=True, exist_ok=True)
     for name in names:
         make(name)
@@ -43,13 +45,15 @@ def make(name: str) -> None:
     config_path, generate = MODELS[name]
     data, run = RUNS / f"{name}.h5", RUNS / name
     save(generate(), data)
-    config = load_config(ROOT / config_path, data=str(data))
+    config = load_config(Path(config_path), data=str(data))
     shutil.rmtree(run, ignore_errors=True)
     print(f"{name}: training {config_path} on {data}", flush=True)
     with TrainingProgress(config.fit.epochs) as progress:
         made = train(run, config, prepare(generate(), config), progress, command=f"./tools/make_models {name}")
+    if made.info["state"] != "finished":
+        sys.exit(f"{name}: {made.info['state']}: models/{name} is left as it was")
     print(evaluate(made).table())
-    bundle = export(made, ROOT / "models" / name, overwrite=True)
+    bundle = export(made, Path("models") / name, overwrite=True)
     print(f"{name}: {bundle.path} ({bundle.hash[:16]})")
 
 

@@ -52,11 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(prog, str(error))
     except ModuleNotFoundError as error:
         return fail(prog, missing_extra(error))
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         sys.stderr.close()
         return 0
+    except OSError as error:  # a full disk, a folder that may not be written
+        return fail(prog, f"{error.filename or 'a file'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

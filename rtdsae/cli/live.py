@@ -133,7 +133,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     file: Positional[Path]
     """The recording: HDF5 or npz."""
     split: Literal["train", "valid", "test", "all"] = "all"
-    """Play only this part."""
+    """Play only this part; a file that names no splits is split as training does by default."""
     channels: Literal["heldin", "all"] = "heldin"
     """Where the recording holds neurons out, play only the others, or all."""
     source_id: str = "rtdsae-replay"

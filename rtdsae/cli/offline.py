@@ -47,7 +47,10 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
         print(f"training on {config.data.path}: {recording.n_bins} bins, {recording.n_channels} neurons; run: {out}")
         with TrainingProgress(config.fit.epochs) as progress:
             info = train(out, config, recording, progress, command=command, resume=self.resume).info
-        print(f"{info['state']} after {info['epochs_done']} epochs, best at {info['best_epoch'] + 1}; run: {out}")
+        if info["too_short"]:
+            print(f"{info['too_short']} segments are shorter than a window (S + R bins) and were left out")
+        best = f"best at {info['best_epoch'] + 1}" if info["epochs_done"] else "nothing to export yet"
+        print(f"{info['state']} after {info['epochs_done']} epochs, {best}; run: {out}")
 
 
 class Evaluate(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +96,8 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
 
         made = export(Run.open(self.path), self.out, self.lanes, self.overwrite)
         print(f"ONNX Runtime equals torch within {TOLERANCE:g} over {CHECKED_BINS} bins")
+        if made.manifest.external:
+            print("this version of rtdsae serve feeds no external inputs: the bundle cannot be served by it")
         print(f"bundle: {self.out} ({made.hash[:16]})")
 
 

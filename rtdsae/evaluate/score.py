@@ -1,8 +1,10 @@
 """The scores of a run: a causal model by streaming it (`anchor` + `step`), bin by bin, as the daemon will.
 
-The acausal reference is scored over the same bins from overlapping windows, so that the two can be held side by side.
+The acausal reference is scored over the same bins from overlapping windows, so that the two can be held side by side;
+only segments shorter than S + R bins are the causal model's alone.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ __all__ = ["Report", "evaluate"]
 
 SHOWN_S = 20.0  # of the scored part, in a figure over time
 NULL_MODELS = {
-    "bps": "each held-in neuron's mean rate over the scored bins",
+    "bps": "each held-in neuron's mean rate over the scored bins; the model saw these very spikes",
     "co_bps": "each held-out neuron's mean rate over the scored bins",
     "r2_behaviour": "each behaviour column's mean over the scored bins",
     "r2_true_rates": "each neuron's mean true rate over the scored bins",
@@ -47,7 +49,7 @@ class Report:
         lines = [f"{s['bins']} bins of the {s['part']} part, {s['method']}"]
         for name, null in NULL_MODELS.items():
             lines.append(f"  {name:14} {said(s[name], s['reasons'].get(name)):32} null: {null}")
-        lines.append(f"  {'nll':14} {s['nll']:.5f} nats per bin and neuron, held-in")
+        lines.append(f"  {'nll':14} {said(s['nll'], s['reasons'].get('nll')):32} nats per bin and held-in neuron, seen")
         return "\n".join([*lines, *(f"  figure         {path}" for path in self.figures)])
 
 
@@ -86,10 +88,11 @@ def evaluate(run: Run, data: Path | None = None) -> Report:
         "part": part,
         "method": "streamed with anchor + step" if family.causal else "acausal windows (offline reference)",
         "bins": len(bins),
-        **score(recording, bins, outputs),
+        **score(run, recording, bins, outputs),
         "null_models": NULL_MODELS,
     }
-    drawn = draw(run.path / "figures", recording, segments, outputs, d.anchor_bins)
+    folder = run.path / "figures" / (data.stem if data else "")
+    drawn = draw(folder, recording, segments, outputs, d.anchor_bins)
     if data is None:
         run.info["scores"] = flat(scores)
         run.save_info()
@@ -97,9 +100,23 @@ def evaluate(run: Run, data: Path | None = None) -> Report:
 
 
 def recording_of(run: Run, data: Path | None) -> tuple[Recording, str]:
-    """The recording to score, prepared as the run's was, and the name of its part."""
+    """The recording to score, with the neurons held out that the run held out, and the name of its part."""
     path = data or Path(run.config.data.path)
-    recording = prepare(load(path, run.config.data.bin_width_s), run.config)
+    recording = load(path, run.config.data.bin_width_s)
+    check_same(run, recording, path)
+    if data is not None:
+        heldout = [channel not in run.info["channels"] for channel in recording.channels]
+        return dataclasses.replace(recording, heldout=np.array(heldout) if any(heldout) else None), "whole"
+    recording = prepare(recording, run.config)
+    if recording.hash != run.info["data_hash"]:
+        raise RecordingError(
+            f"{path} is not what {run.path} was trained on any more: put it back, or score it as another with --data"
+        )
+    return recording, "test" if "test" in np.asarray(recording.splits) else "valid"
+
+
+def check_same(run: Run, recording: Recording, path: Path) -> None:
+    """Refuse a recording of other neurons, bins or external inputs than the run's."""
     if list(recording.channels) != run.info["neurons"]:
         raise RecordingError(
             f"{path} has {recording.n_channels} neurons ({recording.channels[0]}, ...), not those that {run.path} was "
@@ -110,53 +127,58 @@ def recording_of(run: Run, data: Path | None) -> tuple[Recording, str]:
             f"{path} has bins of {recording.bin_width_s:g} s, {run.path} was trained on {run.dims.bin_width_s:g} s: "
             "bin the recording anew"
         )
-    assert recording.splits is not None
-    if data:
-        return recording, "whole"
-    return recording, "test" if "test" in recording.splits else "valid"
+    if list(recording.external_labels) != run.info["external_labels"]:
+        raise RecordingError(
+            f"{path} has the external inputs {list(recording.external_labels)}, {run.path} was trained with "
+            f"{run.info['external_labels']}: choose a recording of the same"
+        )
 
 
-def score(recording: Recording, bins: np.ndarray, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
+def score(run: Run, recording: Recording, bins: np.ndarray, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
     """Every score that the recording allows, over these bins."""
     counts, expected = recording.counts[bins], outputs["rates"] * recording.bin_width_s
     heldout = np.zeros(recording.n_channels, bool) if recording.heldout is None else recording.heldout
+    behaviour, truth, labels = recording.behaviour, recording.true_rates, recording.behaviour_labels
     reasons: dict[str, str] = {}
 
-    def attempt(name: str, possible: bool, why_not: str, compute: Callable[[], Any]) -> Any:
-        if possible:
-            return compute()
-        reasons[name] = why_not
+    def attempt(name: str, why_not: str, compute: Callable[[], Any]) -> Any:
+        if not why_not:
+            value = compute()
+            if np.all(np.isfinite(list(value.values()) if isinstance(value, dict) else value)):
+                return value
+        reasons[name] = why_not or "the scored bins hold no spike, or what is scored does not vary"
         return None
 
-    behaviour, truth = recording.behaviour, recording.true_rates
-    return {
-        "nll": float(poisson_nll(expected[:, ~heldout], counts[:, ~heldout])),
-        "bps": bits_per_spike(expected[:, ~heldout], counts[:, ~heldout]),
+    no_behaviour = ""
+    if behaviour is None:
+        no_behaviour = "the recording has no behaviour"
+    elif list(labels) != run.info["behaviour_labels"]:
+        no_behaviour = f"the model decodes {', '.join(run.info['behaviour_labels']) or 'none'}, not {', '.join(labels)}"
+    scores = {
+        "nll": attempt("nll", "", lambda: poisson_nll(expected[:, ~heldout], counts[:, ~heldout])),
+        "bps": attempt("bps", "", lambda: bits_per_spike(expected[:, ~heldout], counts[:, ~heldout])),
         "co_bps": attempt(
             "co_bps",
-            bool(heldout.any()),
-            "no neuron is held out: train with data.heldout_every",
+            "" if heldout.any() else "no neuron is held out: train with data.heldout_every",
             lambda: bits_per_spike(expected[:, heldout], counts[:, heldout]),
         ),
         "r2_behaviour": attempt(
             "r2_behaviour",
-            behaviour is not None and "behaviour" in outputs,
-            "the recording has no behaviour",
-            lambda: by_label(recording.behaviour_labels, r2(behaviour[bins], outputs["behaviour"])),  # type: ignore[index]
+            no_behaviour,
+            lambda: by_label(labels, r2(behaviour[bins], outputs["behaviour"])),  # type: ignore[index]
         ),
         "r2_true_rates": attempt(
             "r2_true_rates",
-            truth is not None,
-            "the recording has no true rates",
+            "the recording has no true rates" if truth is None else "",
             lambda: float(np.nanmean(r2(truth[bins], outputs["rates"]))),  # type: ignore[index]
         ),
-        "reasons": reasons,
     }
+    return {**scores, "reasons": reasons}
 
 
 def by_label(labels: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
     """One score a column, and their mean."""
-    return {"mean": float(np.nanmean(values)), **{name: float(v) for name, v in zip(labels, values, strict=True)}}
+    return {"mean": float(np.mean(values)), **{name: float(v) for name, v in zip(labels, values, strict=True)}}
 
 
 def flat(scores: dict[str, Any]) -> dict[str, float]:
@@ -193,7 +215,7 @@ def draw(
         starts=starts,
     )
     figures.factors(drawn[1], outputs["factors"][shown], bin_width_s=width, starts=starts)
-    if behaviour is not None and "behaviour" in outputs:
+    if behaviour is not None and "behaviour" in outputs and behaviour.shape[1] == outputs["behaviour"].shape[1]:
         drawn.append(folder / "behaviour.png")
         decoded = outputs["behaviour"][shown]
         labels = recording.behaviour_labels

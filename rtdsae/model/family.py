@@ -3,8 +3,8 @@
     anchor(x[0:S])                     -> state
     step(state, x_t, observed_t, u_t)  -> state', outputs
 
-A family writes `begin`, `transition` and `emit` over its own named state; here they become `anchor` and `step` over one
-packed tensor, which is what is exported and streamed.
+A family writes `begin`, `advance` and `emit` over its own named state; here they become `anchor` and `step` over one
+packed tensor, which is what is exported and streamed. Its `forward` explains whole windows, for training.
 """
 
 from dataclasses import dataclass
@@ -67,7 +67,9 @@ class Unrolled(NamedTuple):
 
 
 class Family(nn.Module):
-    """Base of the families. A subclass sets `state_type`, writes `state_sizes`, `begin`, `advance`, `emit`, `forward`.
+    """Base of the families.
+
+    A subclass sets `state_type`, and writes `state_sizes`, `recurrent_kernels`, `begin`, `advance`, `emit`, `forward`.
 
     Args:
         dims: the sizes of data and window.

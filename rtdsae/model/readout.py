@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 __all__ = ["ReadIn", "ReadOut", "UnitRowLinear"]
 
+MIN_STD = 0.1  # counts a bin: a spike is at most 10 deviations
+
 
 class ReadIn(nn.Module):
     """Standardise each channel, and optionally map the channels to fewer common inputs.
@@ -26,10 +28,14 @@ class ReadIn(nn.Module):
             nn.init.normal_(self.linear.weight, std=n_channels**-0.5)
 
     def fit(self, counts: Tensor) -> None:
-        """Take mean and standard deviation from training counts, (T, C); a silent channel is left unscaled."""
+        """Take mean and standard deviation from training counts, (T, C).
+
+        A rare channel's deviation is floored, so that one spike of it cannot drown the others; a silent channel is left
+        unscaled.
+        """
         self.mean.copy_(counts.mean(0))
         std = counts.std(0)
-        self.std.copy_(torch.where(std > 1e-3, std, torch.ones_like(std)))
+        self.std.copy_(torch.where(std > 0, std.clamp_min(MIN_STD), torch.ones_like(std)))
 
     def normalise(self, counts: Tensor) -> Tensor:
         """Counts (..., C) as deviations from the mean in standard deviations."""

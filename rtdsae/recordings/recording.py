@@ -15,6 +15,7 @@ from rtdsae.errors import RecordingError
 __all__ = ["Recording"]
 
 SPLITS = ("train", "valid", "test")
+VALID_FRACTION, TEST_FRACTION = 0.15, 0.2  # of a recording that names no splits, everywhere
 MIN_TRIALS = 5  # with fewer segments than this, a split by segment would leave a part empty: time is cut instead
 
 
@@ -154,7 +155,7 @@ class Recording:
         parts |= {name: _take(getattr(self, name), index) for name in ("conditions", "splits")}
         return dataclasses.replace(self, **parts)
 
-    def split(self, valid: float = 0.2, test: float = 0.2) -> "Recording":
+    def split(self, valid: float = VALID_FRACTION, test: float = TEST_FRACTION) -> "Recording":
         """The same recording with `splits`; splits that it already has are kept.
 
         Trials (five segments or more): the last `test` of them are the test set, and `valid` of the others, evenly

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 from rtdsae.errors import ConfigError
 from rtdsae.model.families.lfads import LFADSConfig
+from rtdsae.recordings.recording import TEST_FRACTION, VALID_FRACTION
 
 __all__ = ["Data", "Fit", "Objective", "TrainConfig", "Window", "load_config"]
 
@@ -33,8 +34,8 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     path: str = ""
     bin_width_s: Positive | None = None
-    valid: Fraction = 0.15
-    test: Fraction = 0.2
+    valid: Fraction = VALID_FRACTION
+    test: Fraction = TEST_FRACTION
     heldout_every: Natural = 0
 
 
@@ -91,9 +92,9 @@ class Fit(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     learning_rate: Positive = 3e-3
     weight_decay: Annotated[float, Meta(ge=0)] = 1e-3
     clip_norm: Positive = 1.0
-    seed: Natural = 0
+    seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["32-true", "64-true", "16-mixed", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     threads: Count = 1
 
 
@@ -129,7 +130,8 @@ def load_config(path: Path, overrides: tuple[str, ...] = (), data: str | None = 
     for override in overrides:
         apply(tree, override)
     if data is not None:
-        apply(tree, f"data.path={data}")
+        section = tree.get("data") or {}
+        tree["data"] = section | {"path": data} if isinstance(section, dict) else section
     return convert(tree, str(path))
 
 
@@ -140,7 +142,8 @@ def apply(tree: dict[str, Any], override: str) -> None:
     if not equals or not sections:
         raise ConfigError(f"--set {override}: write section.key=value, such as --set fit.epochs=50")
     for section in sections:
-        tree = tree.setdefault(section, {})
+        tree[section] = {} if tree.get(section) is None else tree[section]  # YAML reads an empty section as null
+        tree = tree[section]
         if not isinstance(tree, dict):
             raise ConfigError(f"--set {override}: {section} is a value, not a section")
     try:

@@ -73,6 +73,8 @@ def export(run: Run, out: Path, lanes: int = 1, overwrite: bool = False) -> bund
             f"{run.path} is an acausal reference (model.causal: false): it sees the future and cannot be streamed; "
             "train with model.causal: true"
         )
+    if out.exists() and not overwrite:
+        raise ExportError(f"{out} exists: choose another --out, or replace it with --overwrite")
     family = run.model()
     x = run.sample(family.dims.anchor_bins + CHECKED_BINS)
     anchor, step = graphs(family, lanes)
@@ -220,10 +222,15 @@ def card(run: Run, name: str) -> str:
     d, info = run.dims, run.info
     scores: dict[str, Any] = info.get("scores", {})
     rows = [f"| {key} | {value:.4g} |" for key, value in scores.items() if isinstance(value, float)]
-    table = (
-        ["| score | value |", "|---|--:|", *rows] if rows else ["Not scored: run `rtdsae evaluate` before the export."]
-    )
-    command = info.get("command", "")
+    table = ["Not scored: run `rtdsae evaluate` before the export."]
+    if rows:
+        table = [
+            "Streamed bin by bin, on the part that it was not trained on:",
+            "",
+            "| score | value |",
+            "|---|--:|",
+            *rows,
+        ]
     return "\n".join(
         [
             f"# {name}",
@@ -231,16 +238,14 @@ def card(run: Run, name: str) -> str:
             f"Causal-split LFADS for {d.n_channels} channels in bins of {1000 * d.bin_width_s:g} ms: anchored on the "
             f"first {d.anchor_bins} bins, trained to run {d.horizon_bins} bins on.",
             "",
-            f"Trained on {info['source']} (data hash `{info['data_hash'][:16]}`), best epoch {info.get('best_epoch')} "
-            f"of {info.get('epochs_done')}.",
+            f"Trained on {info['source']} (data hash `{info['data_hash'][:16]}`), best epoch {info['best_epoch'] + 1} "
+            f"of {info['epochs_done']}.",
             "",
             *table,
             "",
-            "Scores are of the run's test (or else validation) part, streamed bin by bin.",
-            "",
             "Remake it with",
             "",
-            f"    {command}",
+            *(f"    {command}" for command in info["commands"]),
             "",
         ]
     )

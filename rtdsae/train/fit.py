@@ -85,7 +85,9 @@ def train(
     torch.set_num_threads(fit.threads)
     windows, valid = (Windows(recording, split, s + r, r) for split in ("train", "valid"))
     fabric = make_fabric(path, fit)
-    run = Run.resume(path, config, recording) if resume else Run.create(path, config, recording, command)
+    make = Run.resume if resume else Run.create
+    run = make(path, config, recording, command)
+    run.info["too_short"] = windows.too_short + valid.too_short
     tensors = Tensors(recording)
 
     torch.manual_seed(fit.seed)
@@ -98,6 +100,8 @@ def train(
 
     try:
         for epoch in range(standing.epoch + 1, fit.epochs):
+            if standing.epoch - max(standing.best_epoch, config.objective.ramp_epochs) >= fit.patience:
+                break
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(fit, epoch)
             ramp = min(1.0, (epoch + 1) / (config.objective.ramp_epochs + 1))
@@ -110,17 +114,18 @@ def train(
             score = scores.get("nll_heldout", scores["nll_masked"])
             if score < standing.best:
                 standing.best, standing.best_epoch = score, epoch
-                run.save_checkpoint("best.pt", {"model": family.state_dict(), "epoch": epoch})
+                run.save_checkpoint("best.pt", {"model": family.state_dict(), "epoch": epoch, "finished": False})
             run.append_metrics({"epoch": epoch, **metrics})
             run.save_checkpoint("last.pt", snapshot(family, optimizer, standing))
             fabric.log_dict(metrics, step=epoch)
             report(Progress(epoch, fit.epochs, metrics, standing.best_epoch))
-            ramped = max(standing.best_epoch, config.objective.ramp_epochs)
-            if epoch - ramped >= fit.patience:
-                break
         run.info["state"] = "finished"
     except KeyboardInterrupt:
         run.info["state"] = "interrupted"
+    except TrainingError:
+        run.info["state"] = "failed"
+        finish(run, tensors, standing, s + r)
+        raise
     finish(run, tensors, standing, s + r)
     return run
 
@@ -181,7 +186,9 @@ def snapshot(family: Family, optimizer: torch.optim.Optimizer, standing: Standin
 
 
 def restore(run: Run, family: Family, optimizer: torch.optim.Optimizer) -> Standing:
-    """Put last.pt back."""
+    """Put last.pt back; a run that was ended in its first epoch begins anew."""
+    if not (run.path / "last.pt").exists():
+        return Standing()
     last = run.load_checkpoint("last.pt")
     family.load_state_dict(last["model"])
     optimizer.load_state_dict(last["optimizer"])
@@ -192,10 +199,13 @@ def restore(run: Run, family: Family, optimizer: torch.optim.Optimizer) -> Stand
 
 def finish(run: Run, tensors: Tensors, standing: Standing, min_bins: int) -> None:
     """Fit the behaviour read-out on the best weights, and say in run.json how the run ended."""
+    run.info.pop("scores", None)  # of an earlier model, if the run was resumed
+    run.info |= {"epochs_done": standing.epoch + 1, "best_epoch": standing.best_epoch}
     if standing.best_epoch >= 0:
-        family = run.model()
+        run.info["best_score"] = standing.best
+        family = run.restore(run.load_checkpoint("best.pt")["model"])
         if family.behaviour is not None:
             run.info["behaviour_fit"] = fit_behaviour(family, tensors, min_bins)
-        run.save_checkpoint("best.pt", {"model": family.state_dict(), "epoch": standing.best_epoch})
-    run.info |= {"epochs_done": standing.epoch + 1, "best_epoch": standing.best_epoch, "best_score": standing.best}
+        content = {"model": family.state_dict(), "epoch": standing.best_epoch, "finished": True}
+        run.save_checkpoint("best.pt", content)
     run.save_info()

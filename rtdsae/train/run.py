@@ -11,6 +11,7 @@ sample.npz       a stretch of real input, on which an export is checked
 
 import csv
 import dataclasses
+import io
 import json
 import os
 import platform
@@ -25,7 +26,7 @@ import torch
 import yaml
 
 import rtdsae
-from rtdsae.errors import TrainingError
+from rtdsae.errors import ConfigError, TrainingError
 from rtdsae.model.families.lfads import LFADS
 from rtdsae.model.family import Dims, Family
 from rtdsae.recordings import Recording
@@ -37,12 +38,22 @@ SAMPLE_BINS = 1200
 
 
 def prepare(recording: Recording, config: TrainConfig) -> Recording:
-    """The recording as a run uses it: split, and with the neurons flagged that the configuration holds out."""
+    """The recording as a run uses it: split, and with the neurons flagged that the configuration holds out.
+
+    Raises:
+        ConfigError: no neuron would be held out, or no validation part be left.
+        RecordingError: a part would be empty.
+    """
     d = config.data
     if d.heldout_every:
         flags = np.arange(recording.n_channels) % d.heldout_every == d.heldout_every - 1
+        if not flags.any():
+            raise ConfigError(f"data.heldout_every={d.heldout_every} holds out none of {recording.n_channels} neurons")
         recording = dataclasses.replace(recording, heldout=flags)
-    return recording.split(d.valid, d.test)
+    recording = recording.split(d.valid, d.test)
+    if "valid" not in np.asarray(recording.splits):
+        raise ConfigError("the recording has no validation part, which selects the model: set data.valid above 0")
+    return recording
 
 
 @dataclass
@@ -82,7 +93,7 @@ class Run:
             "external_labels": list(recording.external_labels),
             "session": recording.session,
             "source": Path(config.data.path).name,
-            "command": command,
+            "commands": [command],
             "data_hash": recording.hash,
             "versions": {
                 "rtdsae": rtdsae.__version__,
@@ -94,8 +105,8 @@ class Run:
         run = cls(path, config, info)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            write(path / "config.yaml", yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False).encode())
             run.save_sample(recording)
+            run.save_config()
             run.save_info()
         except OSError as error:
             raise TrainingError(f"cannot write the run {path}: {error.strerror}") from None
@@ -115,12 +126,12 @@ class Run:
             raise TrainingError(f"{path} is not a run: it has no {Path(error.filename).name}") from None
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise TrainingError(f"{path} is damaged: {error}") from None
-        if not isinstance(tree, dict) or not isinstance(info, dict):
+        if not isinstance(tree, dict) or not isinstance(info, dict) or not {"dims", "neurons"} <= info.keys():
             raise TrainingError(f"{path} is damaged: config.yaml and run.json do not hold what a run saves")
         return cls(path, convert(tree, str(path / "config.yaml")), info)
 
     @classmethod
-    def resume(cls, path: Path, config: TrainConfig, recording: Recording) -> "Run":
+    def resume(cls, path: Path, config: TrainConfig, recording: Recording, command: str) -> "Run":
         """Open a run to go on with, by the configuration and data that it was begun with.
 
         Raises:
@@ -137,7 +148,15 @@ class Run:
             )
         if run.info["data_hash"] != recording.hash:
             raise TrainingError(f"{path} was begun on other data than {config.data.path}: resume with the same")
-        return cls(path, config, run.info)
+        info = {
+            "source": Path(config.data.path).name,
+            "commands": [*run.info["commands"], command],
+            "state": "training",
+        }
+        run = cls(path, config, run.info | info)
+        run.save_config()
+        run.save_info()
+        return run
 
     @property
     def dims(self) -> Dims:
@@ -152,10 +171,26 @@ class Run:
         """The trained model: the best weights, in evaluation mode.
 
         Raises:
-            TrainingError: there is none yet, or the file is damaged.
+            TrainingError: there is none yet, training was cut off before its end, or a file is damaged.
+        """
+        best = self.load_checkpoint("best.pt")
+        if not best["finished"]:
+            raise TrainingError(
+                f"{self.path} was cut off before its read-out was fitted: finish it with rtdsae train ... --resume"
+            )
+        return self.restore(best["model"])
+
+    def restore(self, weights: dict[str, torch.Tensor]) -> Family:
+        """The model with these weights, in evaluation mode.
+
+        Raises:
+            TrainingError: they are not of this configuration.
         """
         model = self.build()
-        model.load_state_dict(self.load_checkpoint("best.pt")["model"])
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError:
+            raise TrainingError(f"{self.path}: config.yaml is not the one that the weights were trained with") from None
         return model.eval()
 
     def load_checkpoint(self, name: str) -> dict[str, Any]:
@@ -175,10 +210,14 @@ class Run:
         return checkpoint
 
     def save_checkpoint(self, name: str, content: dict[str, Any]) -> None:
-        """Write a checkpoint beside and rename it into place, so that a crash leaves the old one."""
-        partial = self.path / f"{name}.partial"
-        torch.save(content, partial)
-        os.replace(partial, self.path / name)
+        """Write a checkpoint whole or not at all."""
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        write(self.path / name, buffer.getvalue())
+
+    def save_config(self) -> None:
+        """Write config.yaml."""
+        write(self.path / "config.yaml", yaml.safe_dump(msgspec.to_builtins(self.config), sort_keys=False).encode())
 
     def save_sample(self, recording: Recording) -> None:
         """Keep a stretch of the recording's last bins (repeated where it is short), so that export needs no data."""
@@ -187,7 +226,9 @@ class Run:
         arrays = {"x": recording.counts[bins][:, heldin].astype(np.float32)}
         if recording.external is not None:
             arrays["u"] = recording.external[bins].astype(np.float32)
-        np.savez_compressed(self.path / "sample.npz", **arrays)  # type: ignore[arg-type]
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+        write(self.path / "sample.npz", buffer.getvalue())
 
     def sample(self, bins: int) -> dict[str, np.ndarray]:
         """So many bins of real input: `x` (bins, C) and, where the model has external inputs, `u` (bins, U)."""
@@ -214,8 +255,9 @@ class Run:
     def trim_metrics(self, epoch: int) -> None:
         """Drop the rows of epochs after this one, which a resumed run repeats."""
         path = self.path / "metrics.csv"
-        header, *rows = path.read_text().splitlines(keepends=True)
-        write(path, "".join([header, *rows[: epoch + 1]]).encode())
+        if path.exists():
+            header, *rows = path.read_text().splitlines(keepends=True)
+            write(path, "".join([header, *rows[: epoch + 1]]).encode())
 
 
 def dims_of(recording: Recording, config: TrainConfig) -> Dims:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -91,6 +92,13 @@ def as_text(path, text):
     return lambda: Path(path).write_text(text)
 
 
+def other_data():
+    """Other counts under the path that the run was trained on."""
+    recordings.save(dataclasses.replace(wave(), counts=wave().counts[::-1]), "wave.h5")
+    config = Path("run/config.yaml")
+    config.write_text(re.sub(r"path: .*", "path: wave.h5", config.read_text()))
+
+
 TRAIN = ("train", "c.yaml", "--data", "wave.h5", "--out", "new")
 
 
@@ -109,6 +117,9 @@ TRAIN = ("train", "c.yaml", "--data", "wave.h5", "--out", "new")
         (None, (*TRAIN, "--resume"), "is not a run"),
         (None, (*TRAIN, "--set", "fit.accelerator=abacus"), "abacus"),
         (None, (*TRAIN, "--set", "fit.precision=17"), "fit.precision"),
+        (None, (*TRAIN, "--set", "fit.seed=99999999999"), "fit.seed"),
+        (None, (*TRAIN, "--set", "data.valid=0"), "set data.valid above 0"),
+        (None, (*TRAIN, "--set", "data.heldout_every=9"), "holds out none of 8 neurons"),
         (counts_with(np.nan), TRAIN, "not finite at bin 7, column 3"),
         (counts_with(-1), TRAIN, "negative"),
         (lambda: edit("wave.h5", "counts", np.zeros(9)), TRAIN, "shape (9,)"),
@@ -132,6 +143,12 @@ def test_train(here, capsys, spoil, args, said):
         (None, ("evaluate", "run", "--data", "nowhere.h5"), "nowhere.h5: no such file"),
         (None, ("evaluate", "run", "--jsn"), "--jsn"),
         (lambda: Path("run/best.pt").unlink(), ("evaluate", "run"), "no best.pt"),
+        (
+            lambda: recordings.save(dataclasses.replace(wave(), external=np.ones((400, 2))), "other.h5"),
+            ("evaluate", "run", "--data", "other.h5"),
+            "has the external inputs",
+        ),
+        (other_data, ("evaluate", "run"), "is not what run was trained on any more"),
         (truncated("run/best.pt"), ("evaluate", "run"), "best.pt is damaged"),
         (truncated("run/run.json"), ("evaluate", "run"), "damaged"),
         (
@@ -170,13 +187,18 @@ def test_evaluate(here, capsys, spoil, args, said):
         (None, ("export", "run"), "--out"),
         (None, ("export", "nowhere", "--out", "b"), "nowhere is not a run"),
         (None, ("export", "bundle", "--out", "b"), "bundle is not a run"),
-        (None, ("export", "run", "--out", "bundle"), "bundle"),
+        (None, ("export", "run", "--out", "bundle"), "bundle exists: choose another --out, or replace it"),
         (None, ("export", "run", "--out", "run", "--overwrite"), "run"),
         (None, ("export", "run", "--out", "b", "--lanes", "0"), "--lanes 0"),
         (None, ("export", "run", "--out", "b", "--lanes", "two"), "--lanes"),
         (lambda: Path("run/best.pt").unlink(), ("export", "run", "--out", "b"), "no best.pt"),
         (truncated("run/best.pt"), ("export", "run", "--out", "b"), "best.pt is damaged"),
         (truncated("run/sample.npz"), ("export", "run", "--out", "b"), "sample.npz"),
+        (
+            as_text("run/config.yaml", CONFIG.replace("gen_dim: 9", "gen_dim: 8")),
+            ("export", "run", "--out", "b"),
+            "config.yaml is not the one that the weights were trained with",
+        ),
         (
             as_text("run/config.yaml", CONFIG.replace("ic_enc_dim", "causal: false, ic_enc_dim")),
             ("export", "run", "--out", "b"),
@@ -234,6 +256,32 @@ def test_what_cannot_be_scored_is_null_with_the_reason(here, capsys):
     scores = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [scores[name] for name in ("co_bps", "r2_behaviour", "r2_true_rates")] == [None, None, None]
     assert set(scores["reasons"]) == {"co_bps", "r2_behaviour", "r2_true_rates"}
+
+
+def test_another_recording_is_scored_whole_with_the_same_neurons_held_out(here, capsys):
+    recordings.save(wave(bins=300), "other.h5")
+    assert main(["evaluate", "run", "--data", "other.h5", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (scores["part"], scores["bins"]) == ("whole", 295)
+    assert isinstance(scores["co_bps"], float)
+    assert (here / "run" / "figures" / "other" / "rates.png").exists()
+    assert "scores" not in json.loads((here / "run" / "run.json").read_text())
+
+
+def test_behaviour_of_another_name_is_not_scored_under_the_models(here, capsys):
+    recordings.save(dataclasses.replace(wave(), behaviour_labels=("y", "x")), "other.h5")
+    assert main(["evaluate", "run", "--data", "other.h5", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert scores["r2_behaviour"] is None
+    assert scores["reasons"]["r2_behaviour"] == "the model decodes x, y, not y, x"
+
+
+def test_a_score_that_is_no_number_is_null(here, capsys):
+    recordings.save(dataclasses.replace(wave(), counts=0 * wave().counts), "other.h5")
+    assert main(["evaluate", "run", "--data", "other.h5", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1], parse_constant=pytest.fail)
+    assert scores["bps"] is None
+    assert "no spike" in scores["reasons"]["bps"]
 
 
 def test_inspect_tells_what_is_in_it(here, capsys):

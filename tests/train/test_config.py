@@ -49,6 +49,12 @@ def test_mistakes_are_named(tmp_path, text, overrides, said):
     assert said in str(error.value).replace("\n", " ")
 
 
+def test_paths_are_not_yaml_and_empty_sections_are_sections(tmp_path):
+    path = write(tmp_path, MINIMAL + "data:\nfit:\n")
+    config = load_config(path, ("fit.epochs=2",), "we: #1 [a].h5")
+    assert (config.data.path, config.fit.epochs) == ("we: #1 [a].h5", 2)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"no config at .*nowhere\.yaml"):
         load_config(tmp_path / "nowhere.yaml")

@@ -1,4 +1,5 @@
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -108,6 +109,41 @@ def test_a_loss_that_is_not_finite_stops_with_what_to_lower(tmp_path):
         fit(tmp_path / "run", config(learning_rate=1e30, clip_norm=1e30))
 
 
+def test_a_run_that_was_cut_off_is_refused_until_it_is_finished(tmp_path, monkeypatch):
+    """As after `kill -9`: best.pt is there, its behaviour read-out was never fitted."""
+    with monkeypatch.context() as cut:
+        cut.setattr("rtdsae.train.fit.finish", lambda *args: None)
+        fit(tmp_path / "run", report=interrupt_after(1))
+    with pytest.raises(TrainingError, match="cut off before its read-out was fitted: finish it with"):
+        Run.open(tmp_path / "run").model()
+    fit(tmp_path / "run", resume=True)
+    assert Run.open(tmp_path / "run").model().behaviour.weight.abs().sum() > 0
+
+
+def test_a_run_that_was_ended_in_its_first_epoch_begins_anew(tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as early:
+        early.setattr("rtdsae.train.fit.train_epoch", interrupt)
+        info = fit(tmp_path / "run").info
+    assert (info["state"], info["epochs_done"]) == ("interrupted", 0)
+    json.loads((tmp_path / "run" / "run.json").read_text(), parse_constant=pytest.fail)
+    assert_equal(weights(fit(tmp_path / "run", resume=True)), weights(fit(tmp_path / "whole")))
+
+
+def test_resuming_a_finished_run_changes_nothing_but_what_it_says(tmp_path):
+    patient = config(epochs=500, patience=3, learning_rate=0.3, clip_norm=100.0)
+    before = fit(tmp_path / "run", patient, command="one")
+    epochs, kept = before.info["epochs_done"], weights(before)
+    before.info["scores"] = {"bps": 1.0}
+    before.save_info()
+    after = fit(tmp_path / "run", patient, command="two", resume=True)
+    assert (after.info["epochs_done"], after.info["commands"]) == (epochs, ["one", "two"])
+    assert "scores" not in after.info
+    assert_equal(weights(after), kept)
+
+
 def test_resuming_needs_the_same_config_and_data(tmp_path):
     path = tmp_path / "run"
     fit(path, report=interrupt_after(0))
@@ -116,6 +152,7 @@ def test_resuming_needs_the_same_config_and_data(tmp_path):
     with pytest.raises(TrainingError, match="other data"):
         fit(path, data=recording(seed=1), resume=True)
     assert fit(path, config(epochs=9), resume=True).info["epochs_done"] == 9
+    assert Run.open(path).config.fit.epochs == 9
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -137,6 +174,9 @@ def test_damaged_runs_are_refused(tmp_path):
     (run.path / "best.pt").unlink()
     with pytest.raises(TrainingError, match=r"no best\.pt: no epoch"):
         run.model()
+    (run.path / "run.json").write_text("{}")
+    with pytest.raises(TrainingError, match="damaged"):
+        Run.open(run.path)
     (run.path / "run.json").write_text("{")
     with pytest.raises(TrainingError, match="damaged"):
         Run.open(run.path)
