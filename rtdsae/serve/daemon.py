@@ -152,7 +152,7 @@ class Daemon:
         if not source.pull():
             return False
         self._last_input = t_in = pylsl.local_clock()
-        self._wake.arrived(t_in)
+        self._wake.arrived(t_in, source.stamps[0])
         bins = self._binner.push(source.values, source.stamps)
         for i in range(len(bins.index)):
             flags = self._decoder.decode(bins.counts[i], bool(bins.observed[i]))

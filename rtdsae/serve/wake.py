@@ -21,6 +21,7 @@ __all__ = ["Rehearsal", "Wake"]
 SHORTEST_PERIOD_S = 0.004  # below it the core has no time to fall asleep
 LONGEST_PERIOD_S = 0.2  # above it signals and status would wait for the sleep to end
 LEAD_S = 0.0005  # of being warm before the likely arrival, plus twice the jitter
+FORGET = 0.01  # of the shortest delay's distance from the present one, a sample: it follows a source that slows down
 LONGEST_LEAD = 0.25  # of a period: a source that comes when it likes is not anticipated
 
 
@@ -34,23 +35,32 @@ class Wake:
 
     Attributes:
         active: whether it does anything: it is wanted, and the period is one that it helps.
+        due: when the next sample is expected, LSL seconds.
     """
 
     def __init__(self, period_s: float, rehearse: Callable[[], None], *, wanted: bool = True) -> None:
         self._period_s, self._rehearse = period_s, rehearse
         self.active = wanted and SHORTEST_PERIOD_S <= period_s <= LONGEST_PERIOD_S
-        self._due = -np.inf
+        self.due = -np.inf
+        self._delay_s = np.inf
         self._jitter_s = 0.0
 
-    def arrived(self, now: float) -> None:
-        """Learns when samples come, from one that came at `now`, LSL seconds."""
-        self._jitter_s += 0.05 * (min(abs(now - self._due), self._period_s) - self._jitter_s)
-        self._due = now + self._period_s
+    def arrived(self, now: float, stamp: float) -> None:
+        """Learns when samples come, from one stamped `stamp` that was in hand at `now`, both LSL seconds.
+
+        Expected is the stamp's own time plus the shortest delay of late. The time at which a sample was taken would be
+        the wrong measure: after one that was taken late the next would be slept through, and so on for many.
+        """
+        delay_s = now - stamp
+        excess_s = max(0.0, delay_s - self._delay_s)
+        self._jitter_s += 0.05 * (min(excess_s, self._period_s) - self._jitter_s)
+        self._delay_s = min(delay_s, self._delay_s + FORGET * excess_s)
+        self.due = stamp + self._period_s + self._delay_s
 
     def rest(self) -> None:
         """Sleeps until shortly before the next sample is due and rehearses; returns at once when that is past."""
         lead_s = LEAD_S + 2 * self._jitter_s
-        left = self._due - lead_s - pylsl.local_clock()
+        left = self.due - lead_s - pylsl.local_clock()
         if self.active and lead_s < LONGEST_LEAD * self._period_s and left > 0:
             time.sleep(left)
             self._rehearse()

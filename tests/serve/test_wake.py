@@ -10,6 +10,8 @@ from rtdsae.serve.engine import Engine
 from rtdsae.serve.wake import Rehearsal, Wake
 from rtdsae.wire import Array, Schema
 
+DELAY_S = 0.003  # from a sample's stamp to the daemon
+
 
 @pytest.fixture
 def rehearsals():
@@ -21,7 +23,7 @@ def steady(period_s, rehearsals, *, jitter_s=0.0, **options):
     wake = Wake(period_s, lambda: rehearsals.append(pylsl.local_clock()), **options)
     now = pylsl.local_clock()
     for i in range(100, -1, -1):
-        wake.arrived(now - i * period_s + jitter_s * (i % 2))
+        wake.arrived(now - i * period_s + jitter_s * (i % 2), now - i * period_s - DELAY_S)
     return wake, now
 
 
@@ -34,9 +36,24 @@ def test_rises_shortly_before_the_next_sample(rehearsals):
 
 def test_does_not_wait_for_what_is_overdue(rehearsals):
     wake, last = steady(0.1, rehearsals)
-    wake.arrived(last - 1.0)
+    wake.arrived(last - 1.0, last - 1.0 - DELAY_S)
     wake.rest()
     assert not rehearsals
+
+
+@pytest.mark.parametrize("late_s", [0.02, 0.09])
+def test_a_sample_that_was_taken_late_moves_no_other(rehearsals, late_s):
+    """The next one comes at its own time, and may not be slept through."""
+    wake, last = steady(0.1, rehearsals)
+    wake.arrived(last + late_s, last - DELAY_S)
+    assert wake.due - last == pytest.approx(0.1, abs=0.002)
+
+
+def test_never_sleeps_longer_than_a_period_whatever_the_stamps_say(rehearsals):
+    wake, last = steady(0.1, rehearsals)
+    for jump in (100.0, -100.0, 1e6, 0.0):
+        wake.arrived(last, last + jump)
+        assert wake.due <= last + 0.1 + 1e-6
 
 
 @pytest.mark.parametrize(
