@@ -7,6 +7,7 @@ A family writes `begin`, `advance` and `emit` over its own named state; here the
 packed tensor, which is what is exported and streamed. Its `forward` explains whole windows, for training.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -66,7 +67,7 @@ class Unrolled(NamedTuple):
     kl: dict[str, Tensor]
 
 
-class Family(nn.Module):
+class Family(nn.Module, ABC):
     """Base of the families.
 
     A subclass sets `state_type`, and writes `state_sizes`, `recurrent_kernels`, `begin`, `advance`, `emit`, `forward`.
@@ -94,29 +95,29 @@ class Family(nn.Module):
         return self.dims.anchor_bins if self.causal else 0
 
     @property
+    @abstractmethod
     def state_sizes(self) -> dict[str, int]:
         """The parts of the state in their packed order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begin(self, x: Tensor) -> Any:
         """The state after the S anchor bins, from normalised channels (B, S, C)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def advance(self, state: Any, x: Tensor, observed: Tensor, u: Tensor | None) -> Any:
         """The state one bin later, by posterior means: x (B, C) normalised, observed (B, 1), u (B, U) or None."""
-        raise NotImplementedError
 
+    @abstractmethod
     def emit(self, state: Any) -> tuple[Tensor, Outputs]:
         """Log expected counts and outputs of a state, or of a window's states stacked along axis 1."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, x: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Unrolled:
         """Explain a window: x (B, T, C) normalised, observed (B, T, 1), u (B, T, U) or None -> bins start..T-1."""
-        raise NotImplementedError
 
+    @abstractmethod
     def recurrent_kernels(self) -> dict[str, Tensor]:
         """The recurrent weights that an L2 term may hold down, by the part's name."""
-        raise NotImplementedError
 
     def anchor(self, x: Tensor) -> Tensor:
         """Counts of the first S bins, (lanes, S, C) -> packed state, (lanes, N)."""

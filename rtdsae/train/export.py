@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import onnxruntime as ort
 import torch
 from torch import Tensor, nn
@@ -124,7 +125,22 @@ def to_onnx(module: nn.Module, inputs: dict[str, Tensor | None], outputs: list[s
             external_data=False,  # the default puts the weights in a second file
             verbose=False,
         )
-        return path.read_bytes()
+        return without_traces(onnx.load(path))
+
+
+def without_traces(model: onnx.ModelProto) -> bytes:
+    """The graph without the exporter's notes, which name source files of the machine that it ran on."""
+    for item in (
+        model,
+        model.graph,
+        *model.graph.node,
+        *model.graph.value_info,
+        *model.graph.input,
+        *model.graph.output,
+    ):
+        item.doc_string = ""
+        del item.metadata_props[:]
+    return bytes(model.SerializeToString())
 
 
 def torch_answers(

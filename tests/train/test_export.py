@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -59,6 +60,8 @@ def test_graphs_are_static_and_standard():
     for graph in (anchor, step):
         assert {opset.domain for opset in graph.opset_import} == {""}
         assert not [t.name for t in graph.graph.initializer if t.external_data]
+        assert str(Path(module.__file__).parent).encode() not in graph.SerializeToString()  # nor any other path
+        assert b"stack_trace" not in graph.SerializeToString()
 
 
 def test_a_difference_from_torch_refuses_the_bundle(run, tmp_path, monkeypatch):
