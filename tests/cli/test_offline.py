@@ -15,7 +15,11 @@ import pytest
 
 from rtdsae import recordings
 from rtdsae.cli import main
+from rtdsae.evaluate.metrics import bits_per_spike
 from rtdsae.recordings import Recording
+from rtdsae.train.latents import modelled_bins, segment_outputs
+from rtdsae.train.run import Run, prepare
+from rtdsae.train.windows import Tensors
 
 CONFIG = """\
 model: {family: lfads, ic_enc_dim: 6, f_dim: 4, ci_enc_dim: 6, con_dim: 5, z_dim: 2, gen_dim: 9, fac_dim: 4}
@@ -241,7 +245,13 @@ def test_evaluate_reports_scores_and_draws_figures(here, capsys):
     assert scores["method"].startswith("streamed")
     assert scores["bins"] == 80 - 5
     assert set(scores["r2_behaviour"]) == {"mean", "x", "y"}
-    assert isinstance(scores["co_bps"], float)
+    run, recording = Run.open(Path("run")), prepare(wave(), Run.open(Path("run")).config)
+    segments = recording.segments[recording.splits == "test"]
+    rates = segment_outputs(run.model(), Tensors(recording), segments)["rates"] * 0.02
+    counts = recording.counts[modelled_bins(segments, 5)]
+    assert scores["co_bps"] == pytest.approx(bits_per_spike(rates[:, [3, 7]], counts[:, [3, 7]]))
+    seen = [0, 1, 2, 4, 5, 6]
+    assert scores["bps"] == pytest.approx(bits_per_spike(rates[:, seen], counts[:, seen]))
     assert set(scores["null_models"]) == {"bps", "co_bps", "r2_behaviour", "r2_true_rates"}
     drawn = [path for path in (here / "run" / "figures").iterdir() if path.suffix == ".png"]
     assert len(drawn) >= 3
