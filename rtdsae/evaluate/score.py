@@ -94,7 +94,7 @@ def evaluate(run: Run, data: Path | None = None) -> Report:
     folder = run.path / "figures" / (data.stem if data else "")
     drawn = draw(folder, recording, segments, outputs, d.anchor_bins)
     if data is None:
-        run.info["scores"] = flat(scores)
+        run.info |= {"scores": flat(scores), "scored_part": part}
         run.save_info()
     return Report(scores, drawn)
 

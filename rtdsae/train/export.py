@@ -26,6 +26,7 @@ __all__ = ["export"]
 OPSET = 20
 CHECKED_BINS = 1000
 GOLDEN_BINS = 200  # after the anchor; a part of the checked ones
+SCORED_PARTS = {"test": "test part", "valid": "validation part, which also selected the epoch"}
 TOLERANCE = 1e-4  # of max(1, |value|): float32 rates of 100 spikes/s carry no more than that
 GAP = slice(40, 45)  # modelled bins of the check that count as unobserved, so that the forecast is checked too
 
@@ -241,7 +242,7 @@ def card(run: Run, name: str) -> str:
     table = ["Not scored: run `rtdsae evaluate` before the export."]
     if rows:
         table = [
-            "Streamed bin by bin, on the part that it was not trained on:",
+            f"Streamed bin by bin, on the {SCORED_PARTS[info['scored_part']]}:",
             "",
             "| score | value |",
             "|---|--:|",

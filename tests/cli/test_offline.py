@@ -258,6 +258,14 @@ def test_evaluate_reports_scores_and_draws_figures(here, capsys):
     assert json.loads((here / "run" / "run.json").read_text())["scores"]["co_bps"] == scores["co_bps"]
 
 
+def test_the_card_says_which_part_was_scored(here):
+    for split, said in (("0.2", "on the test part"), ("0", "on the validation part, which also selected the epoch")):
+        assert main(["train", "c.yaml", "--data", "wave.h5", "--out", f"r{split}", "--set", f"data.test={split}"]) == 0
+        assert main(["evaluate", f"r{split}"]) == 0
+        assert main(["export", f"r{split}", "--out", f"b{split}"]) == 0
+        assert said in Path(f"b{split}/MODEL_CARD.md").read_text()
+
+
 def test_what_cannot_be_scored_is_null_with_the_reason(here, capsys):
     plain = dataclasses.replace(wave(), behaviour=None, behaviour_labels=(), true_rates=None)
     recordings.save(plain, "plain.h5")
