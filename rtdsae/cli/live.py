@@ -28,6 +28,8 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
 
     bundle: Positional[Path]
     """Folder of the bundle, as `rtdsae export` wrote it."""
+    session: str | None = None
+    """Which of the bundle's sessions the stream is of; needed where it has several."""
     stream: str = "type=Spikes"
     """Which stream: source_id=..., name=..., type=... (several with commas), or an XPath predicate."""
     pub: str = ENDPOINT
@@ -50,6 +52,7 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
         names = tuple(name.strip() for name in self.publish.split(",") if name.strip())
         settings = Settings(
             bundle=self.bundle,
+            session=self.session,
             stream=self.stream,
             pub=self.pub,
             publish=names,
@@ -94,15 +97,15 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
 class Simulate(msgspec.Struct, frozen=True, kw_only=True):
     """Synthetic neurons as a live LSL stream, with the rates they were drawn from as a second one."""
 
-    system: Literal["lorenz", "rnn"] = "lorenz"
+    system: Literal["lorenz", "rnn", "reach"] = "lorenz"
     """What drives the neurons."""
     seconds: float = 60.0
     """How much to simulate; then the stream ends, unless --loop."""
-    seed: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 0 for lorenz, 5 for rnn)")] = None
+    seed: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 5 for rnn, else 0)")] = None
     """Another seed, other neurons."""
     take: int = 1
     """Another take, other activity of the same neurons; the recordings to train on are take 0."""
-    neurons: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 30 for lorenz, 50 for rnn)")] = None
+    neurons: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: lorenz 30, rnn 50, reach 40)")] = None
     """How many neurons."""
     source_id: str = "rtdsae-simulate"
     """By which a decoder finds the stream; the true rates have the same with -truth."""
@@ -118,12 +121,12 @@ class Simulate(msgspec.Struct, frozen=True, kw_only=True):
     def run(self) -> None:
         """Streams to the end."""
         _quiet_lsl()
-        from rtdsae.recordings import synthetic
+        from rtdsae.recordings import reaching, synthetic
 
         chosen = {"seed": self.seed, "n_neurons": self.neurons}
         options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
-        make = synthetic.lorenz if self.system == "lorenz" else synthetic.chaotic_rnn
-        recording = make(seconds=self.seconds, take=self.take, **options)
+        makers: dict[str, Any] = {"lorenz": synthetic.lorenz, "rnn": synthetic.chaotic_rnn, "reach": reaching.reaching}
+        recording = makers[self.system](seconds=self.seconds, take=self.take, **options)
         _play(recording, self, name=f"rtdsae-{self.system}", truth=not self.no_truth)
 
 

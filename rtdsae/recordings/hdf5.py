@@ -7,6 +7,7 @@
     /external          (T, U)      /external_labels   (U,) text
     /true_rates        (T, C) spikes/s
     /conditions        (n,) integers or text
+    /labels            (n, L)      /label_names       (L,) text
     /splits            (n,) text: train, valid or test
     /heldout           (C,) true or false
 

@@ -35,6 +35,8 @@ class Recording:
         behaviour: what the subject did, `(T, K)`, in the labels' units.
         behaviour_labels: K distinct labels.
         conditions: which condition each segment is of, `(n,)`, integers or text.
+        labels: what is known of each segment, its static factors (direction, speed, ...), `(n, L)`, kept as float64.
+        label_names: L distinct labels, one for each column of `labels`.
         external: known inputs to the neurons, `(T, U)`.
         external_labels: U distinct labels.
         true_rates: the rates that the counts were drawn from, `(T, C)`, in spikes/s, where they are known.
@@ -59,6 +61,8 @@ class Recording:
     session: str = ""
     splits: np.ndarray | None = None
     heldout: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    label_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._put("counts", _series("counts", self.counts))
@@ -71,10 +75,10 @@ class Recording:
         for name in ("conditions", "splits"):
             self._put_known(name, _per_segment, self.n_segments)
         self._put_known("heldout", _heldout, self.n_channels)
-        for name in ("behaviour", "external"):
-            series, labels = getattr(self, name), getattr(self, f"{name}_labels")
-            width = 0 if series is None else series.shape[1]
-            self._put(f"{name}_labels", _labels(f"{name}_labels", labels, width, name))
+        self._put_known("labels", _factors, self.n_segments)
+        self._put_names("behaviour", "behaviour_labels", "behaviour")
+        self._put_names("external", "external_labels", "external")
+        self._put_names("labels", "label_names", "label")
         self._check_values()
 
     def _put(self, name: str, value: object) -> None:
@@ -83,6 +87,11 @@ class Recording:
     def _put_known(self, name: str, check: Callable[[str, Any, int], np.ndarray], n: int) -> None:
         if (value := getattr(self, name)) is not None:
             self._put(name, check(name, value, n))
+
+    def _put_names(self, table: str, names: str, stem: str) -> None:
+        columns = getattr(self, table)
+        width = 0 if columns is None else columns.shape[1]
+        self._put(names, _labels(names, getattr(self, names), width, stem))
 
     def _check_values(self) -> None:
         for name in ("counts", "true_rates"):
@@ -152,7 +161,7 @@ class Recording:
         stops = np.cumsum(chosen[:, 1] - chosen[:, 0])
         parts: dict[str, Any] = {"segments": np.stack([stops - (chosen[:, 1] - chosen[:, 0]), stops], axis=1)}
         parts |= {name: _take(getattr(self, name), bins) for name in ("counts", "behaviour", "external", "true_rates")}
-        parts |= {name: _take(getattr(self, name), index) for name in ("conditions", "splits")}
+        parts |= {name: _take(getattr(self, name), index) for name in ("conditions", "splits", "labels")}
         return dataclasses.replace(self, **parts)
 
     def split(self, valid: float = VALID_FRACTION, test: float = TEST_FRACTION) -> "Recording":
@@ -177,7 +186,7 @@ class Recording:
         return self._split_time(valid, test)
 
     def _split_time(self, valid: float, test: float) -> "Recording":
-        segments, splits, sources = [], [], []
+        segments, splits, sources = [], [], []  # sources: which segment each part was cut from
         for source, (start, stop) in enumerate(self.segments.tolist()):
             n_test = round(test * (stop - start))
             n_valid = round(valid * (stop - start - n_test))
@@ -189,8 +198,9 @@ class Recording:
                     segments.append((first, last))
                     splits.append(name)
                     sources.append(source)
-        conditions = None if self.conditions is None else self.conditions[sources]
-        return dataclasses.replace(self, segments=np.array(segments), splits=np.array(splits), conditions=conditions)
+        parts: dict[str, Any] = {"segments": np.array(segments), "splits": np.array(splits)}
+        parts |= {name: _take(getattr(self, name), np.array(sources)) for name in ("conditions", "labels")}
+        return dataclasses.replace(self, **parts)
 
 
 def from_fields(fields: Mapping[str, Any], origin: str) -> Recording:
@@ -271,6 +281,18 @@ def _per_segment(name: str, values: Any, n: int) -> np.ndarray:
     if array.dtype.kind not in "iuU" or array.shape != (n,):
         raise RecordingError(f"{name} is {array.dtype} {array.shape}: one integer or text for each of {n} segments")
     return array.astype(np.int64) if array.dtype.kind in "iu" else array
+
+
+def _factors(name: str, values: Any, n: int) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype.kind not in "iufb":
+        raise RecordingError(f"{name} is of type {array.dtype}: numbers are needed")
+    if array.ndim != 2 or len(array) != n or not array.shape[1]:
+        raise RecordingError(f"{name} has shape {array.shape}: one row of factors for each of {n} segments is needed")
+    if not np.isfinite(array).all():
+        row, column = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise RecordingError(f"{name} is not finite at segment {row}, column {column}: mend it or leave that out")
+    return array.astype(np.float64)
 
 
 def _heldout(name: str, values: Any, n: int) -> np.ndarray:

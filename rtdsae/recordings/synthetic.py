@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 
 from rtdsae.errors import RecordingError
+from rtdsae.recordings.drawing import positive, random_state, recording, sizes, splits
 from rtdsae.recordings.recording import Recording
 
 __all__ = ["chaotic_rnn", "lorenz"]
@@ -68,18 +69,18 @@ def lorenz(
     Raises:
         RecordingError: sizes or seeds that cannot be.
     """
-    n_conditions, n_trials, n_bins = _sizes(n_conditions, n_trials, n_bins, seconds, bin_width_s)
-    _positive(n_neurons=n_neurons, rate_hz=rate_hz)
-    system = _rng(seed)
+    n_conditions, n_trials, n_bins = sizes(n_conditions, n_trials, n_bins, seconds, bin_width_s)
+    positive(n_neurons=n_neurons, rate_hz=rate_hz)
+    system = random_state(seed)
     weights = 0.75 * system.uniform(0.4, 1.0, (3, n_neurons)) * system.choice((-1.0, 1.0), (3, n_neurons))
     reference = _lorenz_states(system, *REFERENCE, bin_width_s)
     mean, std = reference.mean((0, 1)), reference.std((0, 1))
     bias = np.log(rate_hz) - np.log(np.exp((reference - mean) / std @ weights).mean((0, 1)))
 
-    rng = _rng(seed, take)
+    rng = random_state(seed, take)
     states = _lorenz_states(rng, n_conditions, n_bins, bin_width_s)
     rates = np.exp((states - mean) / std @ weights + bias)
-    return _recording(rng, rates, n_trials, bin_width_s, valid, f"lorenz seed {seed} take {take}")
+    return _recorded(rng, rates, n_trials, bin_width_s, valid, f"lorenz seed {seed} take {take}")
 
 
 def chaotic_rnn(
@@ -127,13 +128,13 @@ def chaotic_rnn(
         RecordingError: sizes or seeds that cannot be.
     """
     scaling = scaling or ("system" if seconds is not None else "trial")
-    n_conditions, n_trials, n_bins = _sizes(n_conditions, n_trials, n_bins, seconds, bin_width_s)
-    _positive(n_neurons=n_neurons, max_rate_hz=max_rate_hz)
+    n_conditions, n_trials, n_bins = sizes(n_conditions, n_trials, n_bins, seconds, bin_width_s)
+    positive(n_neurons=n_neurons, max_rate_hz=max_rate_hz)
     if bin_width_s >= TAU_S:
         raise RecordingError(f"bin_width_s is {bin_width_s}: the network needs bins narrower than {TAU_S} s")
     weights, input_weights = _network(seed, n_neurons)
 
-    rng = _rng(seed, take)
+    rng = random_state(seed, take)
     x = rng.randn(n_conditions, n_neurons)
     inputs = _pulses(rng, n_conditions, n_bins) * pulses
     activity = np.empty((n_conditions, n_bins, n_neurons))
@@ -142,7 +143,7 @@ def chaotic_rnn(
         drive = gain * activity[:, t] @ weights.T + inputs[:, t, None] * input_weights
         x = x + bin_width_s / TAU_S * (drive - x)
     rates = max_rate_hz * _unit_interval(activity, scaling)
-    return _recording(rng, rates, n_trials, bin_width_s, valid, f"chaotic rnn seed {seed} take {take}")
+    return _recorded(rng, rates, n_trials, bin_width_s, valid, f"chaotic rnn seed {seed} take {take}")
 
 
 def _network(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -152,7 +153,7 @@ def _network(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
     >>> float(weights[0, 0].round(8))  # the check value of the published data set
     0.06239899
     """
-    system = _rng(seed)
+    system = random_state(seed)
     return system.randn(n, n) / np.sqrt(n), system.randn(n)
 
 
@@ -200,47 +201,16 @@ def _lorenz_flow(state: np.ndarray) -> np.ndarray:
     return np.array((SIGMA * (y - x), x * (RHO - z) - y, x * y - BETA * z))
 
 
-def _sizes(n_conditions: int, n_trials: int, n_bins: int, seconds: float | None, width: float) -> tuple[int, int, int]:
-    _positive(bin_width_s=width)
-    if seconds is not None and not np.isfinite(seconds):
-        raise RecordingError(f"seconds is {seconds}: a finite length is needed")
-    sizes = (n_conditions, n_trials, n_bins) if seconds is None else (1, 1, round(seconds / width))
-    if min(sizes) < 1:
-        raise RecordingError(f"{sizes[0]} conditions x {sizes[1]} trials x {sizes[2]} bins: each must be 1 or more")
-    return sizes
-
-
-def _positive(**sizes: float) -> None:
-    for name, value in sizes.items():
-        if not value > 0:
-            raise RecordingError(f"{name} is {value}: it must be above 0")
-
-
-def _rng(*seed: int) -> np.random.RandomState:
-    try:
-        return np.random.RandomState(seed[0] if len(seed) == 1 else seed)
-    except (ValueError, TypeError):
-        raise RecordingError(f"seed {seed}: seeds and takes are integers from 0 to 2**32 - 1") from None
-
-
-def _recording(
+def _recorded(
     rng: np.random.RandomState, rates: np.ndarray, n_trials: int, bin_width_s: float, valid: float, session: str
 ) -> Recording:
     """Poisson counts of `n_trials` trials for each condition's rates `(conditions, bins, neurons)`."""
-    n_conditions, n_bins, n_neurons = rates.shape
-    if not 0 <= valid < 1:
-        raise RecordingError(f"valid is {valid}: a fraction of at least 0 and below 1 is needed")
-    rates = np.repeat(rates.astype(np.float32), n_trials, axis=0).reshape(-1, n_neurons)
-    counts = rng.poisson(rates * bin_width_s)
-    n = n_conditions * n_trials
-    splits = np.full((n_conditions, n_trials), "train", dtype="<U5")
-    splits[:, n_trials - round(valid * n_trials) :] = "valid"
-    return Recording(
-        counts=counts.astype(np.min_scalar_type(counts.max())),
-        bin_width_s=bin_width_s,
-        segments=n_bins * np.stack([np.arange(n), np.arange(1, n + 1)], axis=1),
-        conditions=np.repeat(np.arange(n_conditions), n_trials) if n > 1 else None,
-        true_rates=rates,
+    conditions = np.repeat(np.arange(len(rates)), n_trials)
+    return recording(
+        rng,
+        np.repeat(rates.astype(np.float32), n_trials, axis=0),
+        bin_width_s,
+        conditions=conditions if len(conditions) > 1 else None,
         session=session,
-        splits=splits.ravel() if n_trials > 1 else None,
+        splits=splits(len(rates), n_trials, valid),
     )

@@ -87,7 +87,7 @@ def test_replay_without_a_file_or_a_listener(tmp_path, recording, source_id):
     assert alone.stderr.endswith("after 0.1 s: start the decoder\n")
 
 
-@pytest.mark.parametrize("system", ["lorenz", "rnn"])
+@pytest.mark.parametrize("system", ["lorenz", "rnn", "reach"])
 def test_simulate_streams_counts_and_truth(start, source_id, system):
     start("simulate", "--system", system, "--seconds", "2", "--source-id", source_id, "--wait", "30")
     (truth,) = pylsl.resolve_byprop("source_id", f"{source_id}-truth", timeout=30)

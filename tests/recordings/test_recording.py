@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from rtdsae.errors import RecordingError
 from rtdsae.recordings import Recording
@@ -81,6 +82,15 @@ NOT_FINITE[17, 1] = np.nan
         ({"conditions": np.zeros(5, int)}, r"conditions is int64 \(5,\)"),
         ({"splits": ["train"] * 5 + ["val"]}, "splits holds 'val': a segment is one of train, valid, test"),
         ({"splits": ["train"]}, r"splits is <U5 \(1,\)"),
+        ({"labels": [["left"]] * 6}, "labels is of type <U4: numbers are needed"),
+        ({"labels": np.zeros((5, 2))}, r"labels has shape \(5, 2\): one row of factors for each of 6 segments"),
+        ({"labels": np.zeros(6)}, r"labels has shape \(6,\)"),
+        ({"labels": np.zeros((6, 0))}, r"labels has shape \(6, 0\)"),
+        ({"labels": [[0, 1]] * 5 + [[0, np.nan]]}, "labels is not finite at segment 5, column 1"),
+        ({"labels": np.zeros((6, 2)), "label_names": ("speed",)}, "label_names has 1 labels for 2 columns"),
+        ({"labels": np.zeros((6, 2)), "label_names": ("speed", "speed")}, "label_names has 'speed' twice"),
+        ({"labels": np.zeros((6, 1)), "label_names": "s"}, "label_names is one text"),
+        ({"label_names": ("speed",)}, "label_names has 1 labels for 0 columns"),
         ({"heldout": [True, True, True]}, "heldout is true for every channel"),
         ({"heldout": [0, 1, 2]}, "heldout is int64"),
         ({"heldout": [True]}, r"heldout is bool \(1,\)"),
@@ -105,6 +115,34 @@ def test_select_takes_segments_in_the_order_given():
     assert np.array_equal(part.heldout, source.heldout)
 
 
+@given(order=st.lists(st.integers(0, 5), min_size=1, max_size=12))
+def test_labels_go_with_their_segments(order):
+    labels = np.stack([np.arange(6), np.arange(6) ** 2], axis=1)
+    part = recording(labels=labels, label_names=("order", "square")).select(order)
+    assert part.labels.dtype == np.float64
+    assert part.labels.tolist() == labels[order].tolist()
+    assert part.label_names == ("order", "square")
+
+
+@given(
+    labels=hnp.arrays(
+        st.sampled_from([np.int8, np.float32, np.float64]),
+        hnp.array_shapes(min_dims=1, max_dims=3, min_side=5, max_side=7),
+    )
+)
+def test_labels_are_one_finite_row_a_segment_or_refused(labels):
+    if labels.ndim == 2 and len(labels) == 6 and np.isfinite(labels).all():
+        assert np.array_equal(recording(labels=labels).labels, labels)
+    else:
+        with pytest.raises(RecordingError, match=r"^labels (has shape|is not finite at segment \d, column \d)"):
+            recording(labels=labels)
+
+
+def test_label_names_are_made_up_where_none_are_given():
+    assert recording(labels=np.zeros((6, 2), int)).label_names == ("label0", "label1")
+    assert recording().label_names == ()
+
+
 def test_select_takes_a_mask_and_drops_bins_of_no_segment():
     source = recording(segments=[[2, 5], [8, 12]], conditions=None)
     assert source.select(np.array([False, True])).hash == source.select([1]).hash
@@ -126,10 +164,16 @@ def test_trials_are_split_by_segment_with_the_last_as_test():
 
 
 def test_a_continuous_session_is_split_in_time():
-    parts = recording(segments=[[0, 60]], conditions=["only"]).split(valid=0.25, test=0.2)
+    parts = recording(segments=[[0, 60]], conditions=["only"], labels=[[0.5, 90]]).split(valid=0.25, test=0.2)
     assert parts.segments.tolist() == [[0, 36], [36, 48], [48, 60]]
     assert parts.splits.tolist() == ["train", "valid", "test"]
     assert parts.conditions.tolist() == ["only"] * 3
+    assert parts.labels.tolist() == [[0.5, 90]] * 3
+
+
+def test_segments_cut_in_time_keep_their_own_labels():
+    parts = recording(segments=[[0, 30], [30, 60]], conditions=None, labels=[[1], [2]]).split(valid=0.25, test=0.2)
+    assert parts.labels.tolist() == [[1]] * 3 + [[2]] * 3
 
 
 def test_its_own_splits_win():
@@ -173,9 +217,17 @@ def test_the_hash_is_of_the_content():
         {"heldout": None},
         {"conditions": list("ababab")},
         {"segments": [[0, 10], [10, 20], [20, 30], [30, 40], [40, 50], [50, 59]]},
+        {"labels": np.zeros((6, 1))},
+        {"labels": np.ones((6, 1))},
+        {"labels": np.ones((6, 1)), "label_names": ("speed",)},
     ):
         hashes.add(recording(**parts).hash)
-    assert len(hashes) == 9
+    assert len(hashes) == 12
+
+
+def test_a_new_kind_of_part_does_not_change_the_hash_of_recordings_without_it():
+    first = Recording(np.ones((7, 2), np.uint8), 0.05, conditions=["a"])  # as version 0.1.0 hashed it
+    assert first.hash == "640efc82737b89ade0bc24ddbcf6a20f10e92f419153c416d00f877ae5ef489f"
 
 
 def test_it_cannot_be_changed():

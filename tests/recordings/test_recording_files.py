@@ -32,11 +32,17 @@ def recordings(draw) -> Recording:
         "external": hnp.arrays(np.float32, (n_bins, n_columns), elements=reals),
         "true_rates": hnp.arrays(np.float32, (n_bins, n_channels), elements=st.floats(0, 500, width=32)),
         "conditions": hnp.arrays(np.int64, n) | st.lists(TEXT, min_size=n, max_size=n),
+        "labels": hnp.arrays(np.float64, (n, n_columns), elements=reals),
         "splits": st.lists(st.sampled_from(["train", "valid", "test"]), min_size=n, max_size=n),
         "heldout": hnp.arrays(bool, n_channels).filter(lambda mask: not mask.all()),
         "session": TEXT,
     }
     chosen = draw(st.sets(st.sampled_from(sorted(known))))
+    if "labels" in chosen:
+        known["label_names"] = st.lists(TEXT, min_size=n_columns, max_size=n_columns, unique=True).map(tuple) | st.just(
+            ()
+        )
+        chosen |= {"label_names"}
     return Recording(
         counts=draw(hnp.arrays(dtype, (n_bins, n_channels), elements=st.integers(0, 9))),
         bin_width_s=draw(st.floats(1e-4, 10)),
