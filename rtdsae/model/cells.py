@@ -1,16 +1,26 @@
-"""The clipped GRU of LFADS, and the two ways it runs over a window.
+"""The recurrent cells: clipped GRU, GRU and LSTM, behind one interface.
 
-    r = σ(W_r x + U_r h + b_r)    u = σ(W_u x + U_u h + b_u)    n = tanh(W_n x + U_n (r ⊙ h) + b_n)
-    h' = clip(u ⊙ h + (1 - u) ⊙ n, ±clip)
+A cell's state is one tensor, whatever it is made of, and `out` takes from it what others may see. The input's products
+are apart (`project`), so that a whole window's are one product, and other inputs may be added to them.
 
-The reset gate acts before the product (ONNX: linear_before_reset = 0), and the gates' biases start at 1, so that a new
-network remembers (Sussillo et al. 2016, arXiv:1608.06315, and their released code).
+    clipped GRU   r, u = σ(W x + U h + b)   n = tanh(W x + U (r ⊙ h) + b)   h' = clip(u ⊙ h + (1 - u) ⊙ n)
+    GRU           the same, but n = tanh(W x + b + r ⊙ (U h + c)), unclipped (torch.nn.GRUCell)
+    LSTM          i, f, o = σ(W x + U h + b)   g = tanh(W x + U h + b)   c' = f ⊙ c + i ⊙ g   h' = o ⊙ tanh(c')
+
+Gates that remember have biases that start at 1, so that a new network remembers. Sources: Sussillo et al. 2016
+(arXiv:1608.06315) and their released code for the clipped GRU, whose reset gate acts before the product (ONNX:
+linear_before_reset = 0); Cho et al. 2014 (arXiv:1406.1078); Hochreiter & Schmidhuber 1997.
 """
+
+from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BiGRU", "ClippedGRUCell", "hold"]
+__all__ = ["Cell", "CellKind", "ClippedGRUCell", "GRUCell", "LSTMCell", "hold", "make_cell"]
+
+CellKind = Literal["clipped_gru", "gru", "lstm"]
 
 
 def hold(new: Tensor, old: Tensor, observed: Tensor) -> Tensor:
@@ -18,63 +28,117 @@ def hold(new: Tensor, old: Tensor, observed: Tensor) -> Tensor:
     return observed * new + (1 - observed) * old
 
 
-class ClippedGRUCell(nn.Module):
-    """A GRU cell whose state is clipped, with the input's products apart, so that a whole window's are one product.
+class Cell(nn.Module, ABC):
+    """A recurrent cell.
 
     Args:
         in_dim: size of x.
-        dim: size of h.
-        clip: bound of each element of h.
+        dim: units, the size of `out`.
+        n_gates: gates that are projected, counting the candidate.
+        remember: which of them begin with a bias of 1.
     """
 
-    def __init__(self, in_dim: int, dim: int, clip: float) -> None:
+    def __init__(self, in_dim: int, dim: int, n_gates: int, remember: tuple[int, ...]) -> None:
         super().__init__()
         self.dim = dim
-        self.clip = clip
-        self.weight_x = nn.Parameter(torch.randn(in_dim, 3 * dim) / in_dim**0.5)
-        self.weight_h = nn.Parameter(torch.randn(dim, 3 * dim) / dim**0.5)
-        self.bias = nn.Parameter(torch.cat([torch.ones(2 * dim), torch.zeros(dim)]))
+        self.gates_dim = n_gates * dim
+        self.weight_x = nn.Parameter(torch.randn(in_dim, n_gates * dim) / in_dim**0.5)
+        self.weight_h = nn.Parameter(torch.randn(dim, n_gates * dim) / dim**0.5)
+        bias = torch.zeros(n_gates, dim)
+        bias[list(remember)] = 1
+        self.bias = nn.Parameter(bias.flatten())
+
+    @property
+    def state_dim(self) -> int:
+        """Size of the state."""
+        return self.dim
 
     def project(self, x: Tensor) -> Tensor:
-        """The input's part of the three gates: (..., in_dim) -> (..., 3 dim)."""
+        """The input's part of the gates: (..., in_dim) -> (..., gates_dim)."""
         return x @ self.weight_x + self.bias
 
-    def update(self, gates: Tensor, h: Tensor) -> Tensor:
-        """One step from the projected input: (B, 3 dim), (B, dim) -> (B, dim)."""
-        d = self.dim
-        r, u = torch.sigmoid(gates[:, : 2 * d] + h @ self.weight_h[:, : 2 * d]).split(d, 1)
-        n = torch.tanh(gates[:, 2 * d :] + (r * h) @ self.weight_h[:, 2 * d :])
-        return (n + u * (h - n)).clamp(-self.clip, self.clip)
+    @abstractmethod
+    def update(self, gates: Tensor, state: Tensor) -> Tensor:
+        """One step from the projected input: (B, gates_dim), (B, state_dim) -> (B, state_dim)."""
 
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        """One step: (B, in_dim), (B, dim) -> (B, dim)."""
-        return self.update(self.project(x), h)
+    def out(self, state: Tensor) -> Tensor:
+        """What others see of a state: (..., state_dim) -> (..., dim)."""
+        return state
 
-    def scan(self, x: Tensor, h: Tensor, observed: Tensor | None = None) -> Tensor:
-        """The states over a window, holding where a bin was not observed: (B, T, in_dim), (B, dim) -> (B, T, dim)."""
+    def forward(self, x: Tensor, state: Tensor) -> Tensor:
+        """One step: (B, in_dim), (B, state_dim) -> (B, state_dim)."""
+        return self.update(self.project(x), state)
+
+    def scan(self, x: Tensor, state: Tensor, observed: Tensor | None = None) -> Tensor:
+        """The states over a window, holding where a bin was not observed: (B, T, in_dim) -> (B, T, state_dim)."""
         states = []
         for t, gates in enumerate(self.project(x).unbind(1)):
-            new = self.update(gates, h)
-            h = new if observed is None else hold(new, h, observed[:, t])
-            states.append(h)
+            new = self.update(gates, state)
+            state = new if observed is None else hold(new, state, observed[:, t])
+            states.append(state)
         return torch.stack(states, 1)
 
 
-class BiGRU(nn.Module):
-    """A forward and a backward clipped GRU with learnable first states; it sees the future of its window."""
+class ClippedGRUCell(Cell):
+    """LFADS's GRU: the reset gate acts before the product, and each element of the state is within ±clip."""
 
     def __init__(self, in_dim: int, dim: int, clip: float) -> None:
-        super().__init__()
-        self.forward_cell = ClippedGRUCell(in_dim, dim, clip)
-        self.backward_cell = ClippedGRUCell(in_dim, dim, clip)
-        self.first = nn.Parameter(torch.zeros(2, dim))
+        super().__init__(in_dim, dim, 3, remember=(0, 1))
+        self.clip = clip
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The states of both directions, each (B, T, dim), in the order of time."""
-        ahead, back = (h.expand(len(x), -1) for h in self.first)
-        return self.forward_cell.scan(x, ahead), self.backward_cell.scan(x.flip(1), back).flip(1)
+    def update(self, gates: Tensor, state: Tensor) -> Tensor:
+        """One step from the projected input."""
+        d = self.dim
+        r, u = torch.sigmoid(gates[:, : 2 * d] + state @ self.weight_h[:, : 2 * d]).split(d, 1)
+        n = torch.tanh(gates[:, 2 * d :] + (r * state) @ self.weight_h[:, 2 * d :])
+        return (n + u * (state - n)).clamp(-self.clip, self.clip)
 
-    def summary(self, x: Tensor) -> Tensor:
-        """The two last states side by side: (B, T, in_dim) -> (B, 2 dim)."""
-        ahead, back = self(x)
-        return torch.cat([ahead[:, -1], back[:, 0]], 1)
+
+class GRUCell(Cell):
+    """The usual GRU: the reset gate acts after the product, which has a bias of its own."""
+
+    def __init__(self, in_dim: int, dim: int) -> None:
+        super().__init__(in_dim, dim, 3, remember=(1,))
+        self.bias_n = nn.Parameter(torch.zeros(dim))
+
+    def update(self, gates: Tensor, state: Tensor) -> Tensor:
+        """One step from the projected input."""
+        d = self.dim
+        recurrent = state @ self.weight_h
+        r, u = torch.sigmoid(gates[:, : 2 * d] + recurrent[:, : 2 * d]).split(d, 1)
+        n = torch.tanh(gates[:, 2 * d :] + r * (recurrent[:, 2 * d :] + self.bias_n))
+        return n + u * (state - n)
+
+
+class LSTMCell(Cell):
+    """The LSTM; its state is [h, c], of which h is seen."""
+
+    def __init__(self, in_dim: int, dim: int) -> None:
+        super().__init__(in_dim, dim, 4, remember=(1,))
+
+    @property
+    def state_dim(self) -> int:
+        """Size of [h, c]."""
+        return 2 * self.dim
+
+    def update(self, gates: Tensor, state: Tensor) -> Tensor:
+        """One step from the projected input."""
+        h, c = state.split(self.dim, 1)
+        i, f, g, o = (gates + h @ self.weight_h).split(self.dim, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.cat([torch.sigmoid(o) * torch.tanh(c), c], 1)
+
+    def out(self, state: Tensor) -> Tensor:
+        """H of [h, c]."""
+        return state[..., : self.dim]
+
+
+def make_cell(kind: CellKind, in_dim: int, dim: int, clip: float) -> Cell:
+    """A new cell of a kind; only the clipped GRU is clipped."""
+    match kind:
+        case "clipped_gru":
+            return ClippedGRUCell(in_dim, dim, clip)
+        case "gru":
+            return GRUCell(in_dim, dim)
+        case "lstm":
+            return LSTMCell(in_dim, dim)

@@ -3,21 +3,88 @@
     anchor(x[0:S])                     -> state
     step(state, x_t, observed_t, u_t)  -> state', outputs
 
-A family writes `begin`, `advance` and `emit` over its own named state; here they become `anchor` and `step` over one
-packed tensor, which is what is exported and streamed. Its `forward` explains whole windows, for training.
+A family writes `begin` and `advance` over its own named state; here they become `anchor` and `step` over one packed
+tensor, which is what is exported and streamed. For training it writes `infer`, the same over a whole window with
+posterior samples; `generate` is its generative half alone.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from msgspec import Meta, Struct
 from torch import Tensor, nn
 
-from rtdsae.model.distributions import Gaussian
-from rtdsae.model.readout import ReadIn, ReadOut
+from rtdsae.model.cells import CellKind, hold
+from rtdsae.model.distributions import Covariance, Gaussian, GaussianHead, kl
+from rtdsae.model.encoders import Encoder
+from rtdsae.model.priors import (
+    Context,
+    DynamicPriorConfig,
+    StaticPriorConfig,
+    dynamic_prior,
+    static_prior,
+)
+from rtdsae.model.reconstruction import ReconstructionKind
+from rtdsae.model.session import ReadIn, Session
 
-__all__ = ["Dims", "Family", "Outputs", "Unrolled"]
+__all__ = ["Dims", "Explained", "Family", "FamilyConfig", "Inferred", "Neurons", "Outputs"]
+
+Size = Annotated[int, Meta(ge=1)]
+
+
+class FamilyConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every family's configuration has; each sets its own defaults where its paper does.
+
+    Attributes:
+        causal: False is the published, acausal smoother: an offline reference.
+        readin_dim: common inputs that the channels are mapped to; 0 for the channels themselves.
+        cell: of all recurrent parts.
+        f_dim: size of the static latent.
+        f_posterior: `full` has off-diagonal terms.
+        f_prior: `gaussian`, `labelled` or `sequence`, with its settings (rtdsae/model/priors.py).
+        z_dim: size of the dynamic latent.
+        z_posterior: as f_posterior.
+        z_prior: `ar1`, `rnn`, `gated` or `tiled`, with its settings.
+        z_lag: bins that z_t is behind what it is inferred from; at most S.
+        gen_dim: units of the generator.
+        fac_dim: number of factors.
+        reconstruction: how counts are drawn (rtdsae/model/reconstruction.py).
+        clip: bound of each unit of a clipped GRU.
+        dropout: rate on encoder inputs and generator outputs.
+    """
+
+    f_prior: StaticPriorConfig
+    z_prior: DynamicPriorConfig
+    causal: bool = True
+    readin_dim: Annotated[int, Meta(ge=0)] = 0
+    cell: CellKind = "lstm"
+    f_dim: Size = 32
+    f_posterior: Covariance = "diagonal"
+    z_dim: Size = 16
+    z_posterior: Covariance = "diagonal"
+    z_lag: Annotated[int, Meta(ge=0)] = 0
+    gen_dim: Size = 128
+    fac_dim: Size = 64
+    reconstruction: ReconstructionKind = "poisson"
+    clip: Annotated[float, Meta(gt=0)] = 5.0
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """The neurons of one session.
+
+    Attributes:
+        session: its name.
+        n_channels: input channels, which the encoders see.
+        n_neurons: neurons whose rates are modelled: the channels, and held-out neurons where there are any.
+    """
+
+    session: str
+    n_channels: int
+    n_neurons: int
 
 
 @dataclass(frozen=True)
@@ -25,19 +92,21 @@ class Dims:
     """What a model is made for: the sizes of its data and of its window.
 
     Attributes:
-        n_channels: input channels, which the encoders see.
-        n_neurons: neurons whose rates are modelled: the channels, and held-out neurons where there are any.
+        sessions: the neurons of each session.
         n_external: known external inputs u.
-        n_behaviour: columns of the behaviour read-out, 0 where the recording has none.
+        n_behaviour: columns of the behaviour read-out, 0 where the recordings have none.
+        n_labels: conditions that training knows windows by, for a labelled prior.
+        n_sequences: segments that windows are cut from, for a sequence prior.
         bin_width_s: seconds a bin.
         anchor_bins: S, the leading bins that the static encoder sees.
         horizon_bins: R, the bins after them that training unrolls.
     """
 
-    n_channels: int
-    n_neurons: int
+    sessions: tuple[Neurons, ...]
     n_external: int
     n_behaviour: int
+    n_labels: int
+    n_sequences: int
     bin_width_s: float
     anchor_bins: int
     horizon_bins: int
@@ -53,94 +122,257 @@ class Outputs(NamedTuple):
     behaviour: Tensor | None
 
 
-class Unrolled(NamedTuple):
+class Inferred(NamedTuple):
+    """What a family infers of a window's modelled bins.
+
+    Attributes:
+        factors: (B, R, n_factors).
+        z: (B, R, z_dim), samples, or means.
+        f: (B, R, f_dim), what the generator had of f at each bin.
+        q_z: posterior of z, (B, R, z_dim).
+        p_z: its prior given the samples before, (B, R, z_dim).
+        q_f: posteriors of f, (B, n, f_dim): one for each time that it was inferred.
+        f_sample: samples of them, or means.
+        f_count: (B, n), 1 where a posterior counts.
+    """
+
+    factors: Tensor
+    z: Tensor
+    f: Tensor
+    q_z: Gaussian
+    p_z: Gaussian
+    q_f: Gaussian
+    f_sample: Tensor
+    f_count: Tensor
+
+    @classmethod
+    def once(cls, factors: Tensor, z: Tensor, q_z: Gaussian, p_z: Gaussian, q_f: Gaussian, f: Tensor) -> "Inferred":
+        """Of a model that infers f once a window: q_f and its sample f are (B, f_dim)."""
+        tiled = f[:, None].expand(-1, z.shape[1], -1)
+        counts = torch.ones_like(f[:, :1])
+        return cls(factors, z, tiled, q_z, p_z, q_f.map(lambda part: part[:, None]), f[:, None], counts)
+
+
+class Explained(NamedTuple):
     """A window as the model explains it.
 
     Attributes:
-        log_rates: (B, R, n_neurons), log expected counts a bin.
+        values: (B, R, n_values, n_neurons), of the reconstruction.
         outputs: (B, R, ...) each.
-        kl: by latent (`f`, `z`), (B,), nats.
+        inferred: the latents.
+        kl: by latent (`f`, `z`), (B,), nats; empty where no context was given.
     """
 
-    log_rates: Tensor
+    values: Tensor
     outputs: Outputs
+    inferred: Inferred
     kl: dict[str, Tensor]
 
 
 class Family(nn.Module, ABC):
     """Base of the families.
 
-    A subclass sets `state_type`, and writes `state_sizes`, `recurrent_kernels`, `begin`, `advance`, `emit`, `forward`.
+    A subclass sets `state_type`, and writes `state_sizes`, `recurrent_kernels`, `begin`, `advance`, `infer` and
+    `generate`.
 
     Args:
+        config: the sizes of the model.
         dims: the sizes of data and window.
-        readin_dim: size of the common inputs, or 0.
-        n_factors: size of the factors.
     """
 
     state_type: Any  # the subclass's NamedTuple of tensors, one per state part
-    causal: bool = True
 
-    def __init__(self, dims: Dims, readin_dim: int, n_factors: int) -> None:
+    def __init__(self, config: FamilyConfig, dims: Dims) -> None:
         super().__init__()
-        self.dims = dims
-        self.readin = ReadIn(dims.n_channels, readin_dim)
-        self.readout = ReadOut(n_factors, dims.n_neurons)
+        self.dims, self.causal = dims, config.causal
+        self.f_dim, self.z_dim, self.fac_dim, self.z_lag = config.f_dim, config.z_dim, config.fac_dim, config.z_lag
+        if config.z_lag > dims.anchor_bins or (config.z_lag and not config.causal):
+            raise ValueError(f"z_lag {config.z_lag}: at most S = {dims.anchor_bins} bins, and 0 where causal is false")
+        self.sessions = nn.ModuleList(self.new_session(config, neurons) for neurons in dims.sessions)
+        self.current = 0
+        self.f_prior = static_prior(config.f_prior, config.f_dim, dims.n_labels, dims.n_sequences)
+        self.z_prior = dynamic_prior(config.z_prior, config.z_dim, config.clip)
+        self.drop = nn.Dropout(config.dropout)
         # Fitted by ridge regression once the latents are trained, so no gradient ever reaches it.
-        self.behaviour = nn.Linear(n_factors, dims.n_behaviour).requires_grad_(False) if dims.n_behaviour else None
+        k = dims.n_behaviour
+        self.behaviour = nn.Linear(config.fac_dim, k).requires_grad_(False) if k else None
+
+    @staticmethod
+    def new_session(config: FamilyConfig, neurons: Neurons) -> Session:
+        """Read-in and read-out of a session's neurons."""
+        c = config
+        return Session(neurons.n_channels, neurons.n_neurons, c.readin_dim, c.fac_dim, c.reconstruction)
+
+    # sessions ---------------------------------------------------------------------------------------------------------
+
+    def use(self, session: int) -> "Family":
+        """Read in and out for the neurons of this session from now on."""
+        self.current = session
+        return self
+
+    @property
+    def session(self) -> Session:
+        """The session in use."""
+        return self.sessions[self.current]  # type: ignore[return-value]
+
+    @property
+    def readin(self) -> ReadIn:
+        """The read-in of the session in use."""
+        return self.session.readin
+
+    # what a family is -------------------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def state_sizes(self) -> dict[str, int]:
+        """The parts of the state in their packed order; parts of size 0 are left out of the pack."""
+
+    @abstractmethod
+    def recurrent_kernels(self) -> dict[str, Tensor]:
+        """The recurrent weights that an L2 term may hold down: `gen`, `con`, as far as the family has them."""
+
+    @abstractmethod
+    def begin(self, inputs: Tensor) -> Any:
+        """The state after the S anchor bins, by posterior means, from read-in channels (B, S, readin)."""
+
+    @abstractmethod
+    def advance(self, state: Any, inputs: Tensor, observed: Tensor, u: Tensor | None) -> tuple[Any, "Latents"]:
+        """One bin by posterior means: inputs (B, readin), observed (B, 1), u (B, U) or None -> state', its latents."""
+
+    @abstractmethod
+    def infer(self, inputs: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Inferred:
+        """The latents of bins start..T-1: inputs (B, T, readin), observed (B, T, 1), u (B, R, U) or None."""
+
+    @abstractmethod
+    def generate(self, f: Tensor, z: Tensor, u: Tensor | None) -> Tensor:
+        """The generative half alone: f (B, R, f_dim), z (B, R, z_dim), u (B, R, U) -> factors (B, R, n_factors)."""
+
+    # what follows from it ---------------------------------------------------------------------------------------------
 
     @property
     def start(self) -> int:
         """The first bin that is modelled: S where the split is causal, 0 in the acausal reference."""
         return self.dims.anchor_bins if self.causal else 0
 
-    @property
-    @abstractmethod
-    def state_sizes(self) -> dict[str, int]:
-        """The parts of the state in their packed order."""
-
-    @abstractmethod
-    def begin(self, x: Tensor) -> Any:
-        """The state after the S anchor bins, from normalised channels (B, S, C)."""
-
-    @abstractmethod
-    def advance(self, state: Any, x: Tensor, observed: Tensor, u: Tensor | None) -> Any:
-        """The state one bin later, by posterior means: x (B, C) normalised, observed (B, 1), u (B, U) or None."""
-
-    @abstractmethod
-    def emit(self, state: Any) -> tuple[Tensor, Outputs]:
-        """Log expected counts and outputs of a state, or of a window's states stacked along axis 1."""
-
-    @abstractmethod
-    def forward(self, x: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Unrolled:
-        """Explain a window: x (B, T, C) normalised, observed (B, T, 1), u (B, T, U) or None -> bins start..T-1."""
-
-    @abstractmethod
-    def recurrent_kernels(self) -> dict[str, Tensor]:
-        """The recurrent weights that an L2 term may hold down, by the part's name."""
-
     def anchor(self, x: Tensor) -> Tensor:
         """Counts of the first S bins, (lanes, S, C) -> packed state, (lanes, N)."""
-        return torch.cat(self.begin(self.readin.normalise(x)), 1)
+        return pack(self.begin(self.read_in(self.readin.normalise(x), torch.ones_like(x[..., :1]))))
 
     def step(self, state: Tensor, x: Tensor, observed: Tensor, u: Tensor | None = None) -> tuple[Tensor, Outputs]:
         """One bin: packed state (lanes, N), counts (lanes, C), observed (lanes, 1), u (lanes, U) -> state', outputs."""
-        parts = self.state_type(*state.split(list(self.state_sizes.values()), 1))
-        parts = self.advance(parts, self.readin.normalise(x), observed, u)
-        return torch.cat(parts, 1), self.emit(parts)[1]
+        inputs = self.read_in(self.readin.normalise(x), observed)
+        after, latents = self.advance(self.unpack(state), inputs, observed, u)
+        return pack(after), self.outputs(*latents)[1]
 
-    def outputs_of(self, factors: Tensor, z: Tensor, f: Tensor) -> tuple[Tensor, Outputs]:
-        """Read rates and behaviour out of the factors."""
-        log_rates = self.readout(factors)
-        rates = log_rates.exp() / self.dims.bin_width_s
+    def read_in(self, x: Tensor, observed: Tensor) -> Tensor:
+        """Normalised channels (..., C) -> inputs (..., readin); where a bin was not observed, those of the means."""
+        return self.readin(torch.where(observed > 0, x, 0.0))
+
+    def unpack(self, state: Tensor) -> Any:
+        """The named parts of a packed state, (lanes, N)."""
+        sizes = self.state_sizes
+        there = {name: size for name, size in sizes.items() if size}
+        parts = dict(zip(there, state.split(list(there.values()), 1), strict=True))
+        return self.state_type(**{name: parts.get(name, state[:, :0]) for name in sizes})
+
+    def forward(
+        self, x: Tensor, observed: Tensor, u: Tensor | None, sample: bool, context: Context | None = None
+    ) -> Explained:
+        """Explain bins start..T-1 of a window.
+
+        Args:
+            x: (B, T, C) normalised.
+            observed: (B, T, 1) of 0 and 1.
+            u: (B, T, U) or None.
+            sample: draw from the posteriors, or take their means.
+            context: what training knows of the windows; without it there are no KLs.
+        """
+        inputs = self.drop(self.read_in(x, observed))
+        inferred = self.infer(inputs, observed, None if u is None else u[:, self.start :], sample)
+        values, outputs = self.outputs(inferred.factors, inferred.z, inferred.f)
+        kls = {} if context is None else self.kls(inferred, observed[:, self.start :], context)
+        return Explained(values, outputs, inferred, kls)
+
+    def kls(self, inferred: Inferred, observed: Tensor, context: Context) -> dict[str, Tensor]:
+        """The KL of each latent, (B,)."""
+        prior = self.f_prior(context).map(lambda part: part[:, None])
+        f = (kl(inferred.q_f, prior) * inferred.f_count).sum(1)
+        penalty = self.f_prior.penalty(context)
+        return {"f": f + penalty, "z": self.z_prior.kl(inferred.q_z, inferred.p_z, observed)}
+
+    def outputs(self, factors: Tensor, z: Tensor, f: Tensor) -> tuple[Tensor, Outputs]:
+        """The reconstruction's values, and the outputs, of one bin's or a window's latents."""
+        values = self.session.readout(factors)
+        rates = self.session.reconstruction.mean(values) / self.dims.bin_width_s
         behaviour = self.behaviour(factors) if self.behaviour is not None else None
-        return log_rates, Outputs(factors, z, f, rates, behaviour)
+        return values, Outputs(factors, z, f, rates, behaviour)
 
-    def fit_normalisation(self, counts: Tensor, inputs: Tensor) -> None:
-        """Take the read-in's scale and the read-out's mean rates from training bins, (T, n_neurons) and (T, C)."""
-        self.readin.fit(inputs)
-        self.readout.fit(counts)
+    # parts that several families share --------------------------------------------------------------------------------
 
-    def noise(self, like: Gaussian, sample: bool) -> Tensor | None:
-        """Standard normal noise for a posterior, or None for its mean."""
-        return torch.randn_like(like.mean) if sample else None
+    def next_z(
+        self, q: Gaussian, z: Tensor, memory: Tensor, observed: Tensor, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor, Gaussian]:
+        """z_t from its posterior where the bin was observed, else from its prior.
+
+        Args:
+            q: the posterior of z_t, (B, z_dim).
+            z: z_{t-1}.
+            memory: the prior's memory.
+            observed: (B, 1).
+            noise: (B, z_dim) standard normal, or None for means.
+
+        Returns:
+            z_t, the prior's next memory, and the prior of z_t.
+        """
+        p, memory = self.z_prior(z, memory)
+        return hold(q.sample(noise), p.sample(noise), observed), memory, p
+
+    def scan_z(self, q: Gaussian, observed: Tensor, sample: bool) -> tuple[Tensor, Gaussian]:
+        """Z of a window whose posteriors are known beforehand, (B, R, z_dim), and its priors."""
+        z, memory = self.z_prior.begin(len(q.mean))
+        noise = torch.randn_like(q.mean) if sample else None
+        zs, ps = [], []
+        for t in range(q.mean.shape[1]):
+            eps = None if noise is None else noise[:, t]
+            z, memory, p = self.next_z(q.at(t), z, memory, observed[:, t], eps)
+            zs.append(z)
+            ps.append(p)
+        return torch.stack(zs, 1), stack(ps)
+
+
+class StaticInference(nn.Module):
+    """q(f) from the anchor bins, by an encoder that sees them in both directions: they all lie in the past.
+
+    Args:
+        config: the family's.
+        in_dim: size of the read-in.
+        dim: units of each direction.
+    """
+
+    def __init__(self, config: FamilyConfig, in_dim: int, dim: int) -> None:
+        super().__init__()
+        self.enc = Encoder(config.cell, in_dim, dim, config.clip, "both")
+        self.head = GaussianHead(self.enc.dim, config.f_dim, config.f_posterior)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, inputs: Tensor) -> Gaussian:
+        """(B, S, readin) -> q(f), (B, f_dim)."""
+        return self.head(self.drop(self.enc.summary(inputs)))
+
+
+class Latents(NamedTuple):
+    """One bin's latents: (B, n_factors), (B, z_dim), (B, f_dim)."""
+
+    factors: Tensor
+    z: Tensor
+    f: Tensor
+
+
+def pack(state: Any) -> Tensor:
+    """A named state as one tensor, (lanes, N)."""
+    return torch.cat([part for part in state if part.shape[1]], 1)
+
+
+def stack(parts: list[Gaussian]) -> Gaussian:
+    """The Gaussians of single bins as those of a window, along axis 1."""
+    return Gaussian(*(None if p[0] is None else torch.stack(p, 1) for p in zip(*parts, strict=True)))  # type: ignore[arg-type]

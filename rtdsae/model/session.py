@@ -1,9 +1,15 @@
-"""Between the model and the neurons: input normalisation with a read-in, and the read-out to rates."""
+"""Between the model and one session's neurons: normalisation and read-in, read-out and reconstruction.
+
+Sessions that share a model have read-ins and read-outs of their own, since their neurons are others.
+"""
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ReadIn", "ReadOut", "UnitRowLinear"]
+from rtdsae.model.distributions import linear
+from rtdsae.model.reconstruction import ReconstructionKind, make_reconstruction
+
+__all__ = ["ReadIn", "ReadOut", "Session"]
 
 MIN_STD = 0.1  # counts a bin: a spike is at most 10 deviations
 
@@ -23,9 +29,7 @@ class ReadIn(nn.Module):
         self.mean: Tensor
         self.std: Tensor
         self.dim = dim or n_channels
-        self.linear = nn.Linear(n_channels, dim, bias=False) if dim else None
-        if self.linear is not None:
-            nn.init.normal_(self.linear.weight, std=n_channels**-0.5)
+        self.linear = linear(n_channels, dim, bias=False) if dim else None
 
     def fit(self, counts: Tensor) -> None:
         """Take mean and standard deviation from training counts, (T, C).
@@ -46,35 +50,41 @@ class ReadIn(nn.Module):
         return normalised if self.linear is None else self.linear(normalised)
 
 
-class UnitRowLinear(nn.Module):
-    """A linear map without bias whose rows have unit norm: generator to factors, as in LFADS."""
-
-    def __init__(self, in_dim: int, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(dim, in_dim) / in_dim**0.5)
-
-    def unit_weight(self) -> Tensor:
-        """The weight with rows of unit norm, (dim, in_dim)."""
-        return nn.functional.normalize(self.weight, dim=1)
-
-    def forward(self, h: Tensor) -> Tensor:
-        """(..., in_dim) -> (..., dim)."""
-        return nn.functional.linear(h, self.unit_weight())
-
-
 class ReadOut(nn.Module):
-    """Factors to log expected counts a bin, one per neuron (held-out ones too)."""
+    """Factors to the reconstruction's values, for each neuron (held-out ones too)."""
 
-    def __init__(self, n_factors: int, n_neurons: int) -> None:
+    def __init__(self, n_factors: int, n_neurons: int, n_values: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(n_factors, n_neurons)
-        nn.init.normal_(self.linear.weight, std=n_factors**-0.5)
-
-    def fit(self, counts: Tensor) -> None:
-        """Start the bias at each neuron's log mean count, (T, C)."""
-        with torch.no_grad():
-            self.linear.bias.copy_(counts.mean(0).clamp_min(1e-4).log())
+        self.n_values, self.n_neurons = n_values, n_neurons
+        self.linear = linear(n_factors, n_values * n_neurons)
 
     def forward(self, factors: Tensor) -> Tensor:
-        """(..., n_factors) -> log expected counts a bin, (..., n_neurons)."""
-        return self.linear(factors)
+        """(..., n_factors) -> (..., n_values, n_neurons)."""
+        return self.linear(factors).unflatten(-1, (self.n_values, self.n_neurons))
+
+
+class Session(nn.Module):
+    """What belongs to one session's neurons.
+
+    Args:
+        n_channels: channels that the encoders see.
+        n_neurons: neurons that are modelled: the channels, and held-out ones.
+        readin_dim: size of the common inputs, or 0 for the channels themselves.
+        n_factors: size of the factors.
+        reconstruction: how the counts are drawn.
+    """
+
+    def __init__(
+        self, n_channels: int, n_neurons: int, readin_dim: int, n_factors: int, reconstruction: ReconstructionKind
+    ) -> None:
+        super().__init__()
+        self.n_channels, self.n_neurons = n_channels, n_neurons
+        self.readin = ReadIn(n_channels, readin_dim)
+        self.reconstruction = make_reconstruction(reconstruction, n_neurons)
+        self.readout = ReadOut(n_factors, n_neurons, self.reconstruction.n_values)
+
+    @torch.no_grad()
+    def fit(self, counts: Tensor, inputs: Tensor) -> None:
+        """Take normalisation and the read-out's bias from training bins: (T, n_neurons), of which inputs (T, C)."""
+        self.readin.fit(inputs)
+        self.readout.linear.bias.copy_(self.reconstruction.start(counts).flatten())

@@ -1,68 +1,102 @@
-"""Every KL against an independent computation: torch.distributions, scipy, Monte Carlo."""
+"""Gaussians against torch.distributions, and against Monte Carlo."""
 
-import numpy as np
+import pytest
 import torch
-from scipy.stats import multivariate_normal
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import MultivariateNormal, kl_divergence
 
-from rtdsae.model.distributions import AR1Prior, Gaussian, GaussianHead, LearnableGaussian, kl
+from rtdsae.model.distributions import Gaussian, GaussianHead, kl
 
-
-def gaussian(*shape: int) -> Gaussian:
-    return Gaussian(torch.randn(*shape).double(), torch.randn(*shape).double())
+COVARIANCES = ("diagonal", "full")
 
 
-def normal(g: Gaussian) -> Normal:
-    return Normal(g.mean, (0.5 * g.logvar).exp())
+def gaussian(covariance: str, *shape: int) -> Gaussian:
+    lower = torch.randn(*shape, shape[-1]).double().tril(-1) if covariance == "full" else None
+    return Gaussian(torch.randn(*shape).double(), torch.randn(*shape).double(), lower)
 
 
-def test_kl_agrees_with_torch_distributions():
-    q, p = gaussian(7, 3), gaussian(3)
-    want = kl_divergence(normal(q), normal(Gaussian(p.mean.expand(7, 3), p.logvar.expand(7, 3)))).sum(-1)
-    torch.testing.assert_close(kl(q, p), want)
+def torchs(g: Gaussian) -> MultivariateNormal:
+    scale = torch.diag_embed(g.logvar.div(2).exp())
+    return MultivariateNormal(g.mean, scale_tril=scale if g.lower is None else scale + g.lower)
 
 
-def test_posterior_head_has_a_variance_floor():
-    head = GaussianHead(4, 2, min_var=0.01)
-    q = head(torch.full((1, 4), -1e3))
-    assert (q.logvar.exp() >= 0.01 * (1 - 1e-5)).all()
+@pytest.fixture(params=COVARIANCES)
+def q(request) -> Gaussian:
+    torch.manual_seed(0)
+    return gaussian(request.param, 7, 3)
+
+
+def test_density_is_torchs(q):
+    z = torch.randn(7, 3).double()
+    torch.testing.assert_close(q.log_prob(z), torchs(q).log_prob(z))
+
+
+def test_marginal_variances_are_torchs(q):
+    torch.testing.assert_close(q.variance(), torchs(q).variance)
+
+
+def test_kl_to_a_diagonal_prior_is_torchs(q):
+    p = gaussian("diagonal", 7, 3)
+    torch.testing.assert_close(kl(q, p), kl_divergence(torchs(q), torchs(p)))
+    one = gaussian("diagonal", 3)  # shared by all
+    many = Gaussian(one.mean.expand(7, 3), one.logvar.expand(7, 3))
+    torch.testing.assert_close(kl(q, one), kl_divergence(torchs(q), torchs(many)))
+
+
+def test_samples_have_the_mean_and_the_covariance(q):
+    """Within 4.5 standard errors: var of a sample covariance is (Σ_ii Σ_jj + Σ_ij²) / n."""
+    torch.manual_seed(1)
+    n = 20_000
+    z = q.sample(torch.randn(n, 7, 3).double())
+    want, covariance = torchs(q).mean, torchs(q).covariance_matrix
+    own = covariance.diagonal(dim1=-2, dim2=-1)
+    off = (z.mean(0) - want) / (own / n).sqrt()
+    assert off.abs().max() < 4.5
+    centred = z - want
+    got = torch.einsum("nbi,nbj->bij", centred, centred) / n
+    error = ((own[:, :, None] * own[:, None, :] + covariance**2) / n).sqrt()
+    assert ((got - covariance) / error).abs().max() < 4.5
     assert torch.equal(q.sample(None), q.mean)
 
 
-def test_initial_condition_prior_is_published():
-    p = LearnableGaussian(3)()
-    assert torch.equal(p.mean, torch.zeros(3))
-    torch.testing.assert_close(p.logvar.exp(), torch.full((3,), 0.1))
+def test_a_change_is_made_to_every_part(q):
+    picked = q.map(lambda part: part[2])
+    torch.testing.assert_close(picked.log_prob(torch.zeros(3).double()), q.log_prob(torch.zeros(7, 3).double())[2])
 
 
-def test_ar1_kl_is_the_expected_log_ratio_under_the_joint_prior():
-    """E_q[log q(z) - log p(z)] by Monte Carlo, p being one big Gaussian with the AR(1)'s covariance, by scipy."""
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_head_has_a_variance_floor(covariance):
+    head = GaussianHead(4, 3, covariance, min_var=0.01)
+    own = head(10 * torch.randn(500, 4)).logvar.exp()
+    assert (own >= 0.01 * (1 - 1e-5)).all()
+    assert own.min() < 0.0101  # the floor was reached, so it was tested
+
+
+def test_head_has_off_diagonal_terms_only_where_asked():
     torch.manual_seed(0)
-    bins, n, tau, v = 6, 40_000, 3.0, 0.4
-    prior = AR1Prior(1, tau, v).double()
-    q = Gaussian(torch.randn(1, bins, 1).double(), -1 + 0.3 * torch.randn(1, bins, 1).double())
-    z = q.sample(torch.randn(n, bins, 1).double())
-    observed = torch.ones(n, bins, 1).double()
-    ours = prior.kl(Gaussian(q.mean.expand(n, -1, -1), q.logvar.expand(n, -1, -1)), z, observed)
-    alpha = np.exp(-1 / tau)
-    lag = np.abs(np.subtract.outer(np.arange(bins), np.arange(bins)))
-    log_p = multivariate_normal(np.zeros(bins), v / (1 - alpha**2) * alpha**lag).logpdf(z[..., 0].numpy())
-    log_q = normal(q).log_prob(z).sum((1, 2)).numpy()
-    difference = ours.detach().numpy() - (log_q - log_p)
-    assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(n)
-    assert ours.std() < (log_q - log_p).std()  # analytic in z_t, so less noisy
+    h = torch.randn(2, 5, 4)
+    assert GaussianHead(4, 3, "diagonal")(h).lower is None
+    assert GaussianHead(4, 1, "full")(h).lower is None  # one dimension has none
+    q = GaussianHead(4, 3, "full")(h)
+    assert q.mean.shape == q.logvar.shape == (2, 5, 3)
+    assert q.lower.shape == (2, 5, 3, 3)
+    below = torch.ones(3, 3).tril(-1).bool()
+    assert (q.lower[..., ~below] == 0).all()
+    assert (q.lower[..., below] != 0).all()
 
 
-def test_ar1_kl_skips_unobserved_bins():
-    prior, q, z = AR1Prior(2).double(), gaussian(1, 5, 2), torch.randn(1, 5, 2).double()
-    observed = torch.ones(1, 5, 1).double()
-    observed[0, 3] = 0
-    others = [prior.kl(q, z, torch.eye(5).double()[None, :, t, None]) for t in (0, 1, 2, 4)]
-    torch.testing.assert_close(prior.kl(q, z, observed), sum(others))
+def test_a_full_head_begins_close_to_diagonal():
+    torch.manual_seed(0)
+    q = GaussianHead(400, 3, "full")(torch.randn(4000, 400))
+    below = torch.ones(3, 3).tril(-1).bool()
+    assert 0.08 < q.lower[..., below].std() < 0.12
+    assert 0.9 < q.mean.std() < 1.1
 
 
-def test_ar1_tau_and_variance_learn():
-    prior, q, z = AR1Prior(2), Gaussian(torch.zeros(1, 5, 2), torch.zeros(1, 5, 2)), torch.randn(1, 5, 2)
-    prior.kl(q, z, torch.ones(1, 5, 1)).sum().backward()
-    assert (prior.log_tau.grad != 0).all()
-    assert (prior.logvar.grad != 0).all()
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_gradient_reaches_every_parameter_of_the_head(covariance):
+    torch.manual_seed(0)
+    head = GaussianHead(4, 3, covariance)
+    q = head(torch.randn(6, 4))
+    (q.sample(torch.randn(6, 3)).square().sum() + kl(q, Gaussian(torch.ones(3), torch.zeros(3))).sum()).backward()
+    for name, p in head.named_parameters():
+        assert (p.grad != 0).all(), name

@@ -1,14 +1,28 @@
 import pytest
 import torch
 
-from rtdsae.model.families.lfads import LFADS, LFADSConfig
-from rtdsae.model.family import Dims
+from rtdsae.model.families import make_family
+from rtdsae.model.families.dsae_factorized import DSAEFactorizedConfig
+from rtdsae.model.families.dsae_full import DSAEFullConfig
+from rtdsae.model.families.fdmm import FDMMConfig
+from rtdsae.model.families.fhvae import FHVAEConfig
+from rtdsae.model.families.lfads import LFADSConfig
+from rtdsae.model.family import Dims, Neurons
 from rtdsae.model.masking import coordinated_dropout, random_gaps
+from rtdsae.model.priors import Context
 from rtdsae.train.config import Objective
-from rtdsae.train.objective import loss_terms
+from rtdsae.train.objective import Schedule, loss_terms
 from rtdsae.train.windows import Batch
 
-S, R, C, HELD = 4, 10, 6, 2
+S, R, C, HELD, B = 4, 10, 6, 2, 32
+FAMILIES = {
+    "lfads": LFADSConfig(),
+    "lfads, acausal": LFADSConfig(causal=False),
+    "dsae_full": DSAEFullConfig(),
+    "dsae_factorized": DSAEFactorizedConfig(),
+    "fhvae": FHVAEConfig(),
+    "fdmm": FDMMConfig(),
+}
 
 
 def test_dropped_entries_are_zero_and_the_rest_is_scaled():
@@ -21,29 +35,33 @@ def test_dropped_entries_are_zero_and_the_rest_is_scaled():
     assert abs(float(dropped.mean()) - 0.4) < 0.03
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_gradient_exactly_where_the_input_was_dropped(causal):
+@pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
+def test_gradient_exactly_where_the_input_was_dropped(config):
     """The split's mask is aligned: each scored entry is one that the encoders did not see, and the reverse."""
     torch.manual_seed(0)
-    family = LFADS(LFADSConfig(causal=causal, gen_dim=8, fac_dim=4), Dims(C, C + HELD, 0, 0, 0.02, S, R))
-    counts = torch.poisson(torch.full((8, S + R, C + HELD), 1.0))
+    family = make_family(config, Dims((Neurons("one", C, C + HELD),), 0, 0, 0, B, 0.02, S, R))
+    counts = torch.poisson(torch.full((B, S + R, C + HELD), 1.0))
     family.readin.mean.fill_(0.5)  # no count is the mean, so a zero at the encoders is a dropped entry
     heldin = torch.tensor([True] * C + [False] * HELD)
     seen = {}
 
-    def watched(x, observed, u, sample):
-        explained = family(x, observed, u, sample)
-        explained.log_rates.retain_grad()
-        seen.update(x=x, observed=observed, log_rates=explained.log_rates)
+    def watched(x, observed, u, sample, context):
+        explained = family(x, observed, u, sample, context)
+        explained.values.retain_grad()
+        seen.update(x=x, observed=observed, values=explained.values)
         return explained
 
     objective = Objective(coordinated_dropout=0.4, gap_rate=0.5, gap_bins=3)
-    loss_terms(watched, family, Batch(counts, counts[..., heldin], None), heldin, objective, 0.0)["loss"].backward()
+    batch = Batch(counts, counts[..., heldin], None, None)
+    context = Context(None, torch.arange(B), torch.ones(B))
+    terms, _ = loss_terms(watched, family, batch, context, heldin, objective, Schedule(0, 0.0, B))
+    terms["loss"].backward()
     hidden = seen["x"][:, family.start :] == 0
-    gradient = seen["log_rates"].grad != 0
+    gradient = seen["values"].grad[:, :, 0] != 0
     assert torch.equal(gradient[..., :C], hidden)
     assert gradient[..., C:].all()  # held-out neurons are never seen, so always scored
     assert hidden[seen["observed"][:, family.start :, 0] == 0].all()
+    assert (seen["observed"][:, family.start :] == 0).any()
     assert 0.4 < hidden.float().mean() < 0.6
 
 

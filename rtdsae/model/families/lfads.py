@@ -15,59 +15,49 @@ sees the whole trial, e runs in both directions and the generator starts at bin 
 offline reference that measures the price of causality and cannot be exported.
 """
 
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
-from msgspec import Meta, Struct
 from torch import Tensor, nn
 
-from rtdsae.model.cells import BiGRU, ClippedGRUCell, hold
-from rtdsae.model.distributions import AR1Prior, Gaussian, GaussianHead, LearnableGaussian, kl
-from rtdsae.model.family import Dims, Family, Outputs, Unrolled
-from rtdsae.model.readout import UnitRowLinear
+from rtdsae.model.cells import CellKind, hold, make_cell
+from rtdsae.model.distributions import Gaussian, GaussianHead
+from rtdsae.model.encoders import Encoder, lagged, push
+from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, StaticInference, stack
+from rtdsae.model.generators import Generator, StaticUse
+from rtdsae.model.priors import AR1, DynamicPriorConfig, Normal, StaticPriorConfig
 
 __all__ = ["LFADS", "LFADSConfig"]
 
-Size = Annotated[int, Meta(ge=1)]
 
-
-class LFADSConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="lfads", tag_field="family"):
-    """Sizes of an LFADS model.
+class LFADSConfig(FamilyConfig, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="lfads", tag_field="family"):
+    """LFADS's own settings.
 
     Attributes:
-        causal: False is the published, acausal smoother: offline only.
-        readin_dim: common inputs that the channels are mapped to; 0 for the channels themselves.
         ic_enc_dim: units of each direction of the initial-condition encoder.
-        f_dim: size of the initial condition.
         ci_enc_dim: units of the controller-input encoder.
         con_dim: units of the controller.
-        z_dim: size of the inferred input.
-        gen_dim: units of the generator.
-        fac_dim: number of factors.
-        clip: bound of each recurrent unit.
-        dropout: rate on encoder inputs, controller inputs and generator outputs.
+        f_to_generator: f as the generator's initial state, or tiled onto its inputs.
     """
 
-    causal: bool = True
-    readin_dim: Annotated[int, Meta(ge=0)] = 0
+    cell: CellKind = "clipped_gru"
+    f_prior: StaticPriorConfig = Normal(variance=0.1, train_mean=True)
+    z_prior: DynamicPriorConfig = AR1()
     ic_enc_dim: Size = 64
-    f_dim: Size = 32
     ci_enc_dim: Size = 64
     con_dim: Size = 64
-    z_dim: Size = 16
-    gen_dim: Size = 128
-    fac_dim: Size = 64
-    clip: Annotated[float, Meta(gt=0)] = 5.0
-    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
+    f_to_generator: StaticUse = "initial_state"
 
 
 class State(NamedTuple):
     """What one bin hands to the next."""
 
     ci_enc: Tensor
+    lag: Tensor
     con: Tensor
     gen: Tensor
     z: Tensor
+    prior: Tensor
     f: Tensor
 
 
@@ -77,117 +67,91 @@ class LFADS(Family):
     state_type = State
 
     def __init__(self, config: LFADSConfig, dims: Dims) -> None:
-        super().__init__(dims, config.readin_dim, config.fac_dim)
-        self.config = config
-        self.causal = config.causal
+        super().__init__(config, dims)
         c, in_dim = config, self.readin.dim
-        self.ic_enc = BiGRU(in_dim, c.ic_enc_dim, c.clip)
-        self.f_posterior = GaussianHead(2 * c.ic_enc_dim, c.f_dim)
-        self.f_prior = LearnableGaussian(c.f_dim)
-        self.gen_first = nn.Linear(c.f_dim, c.gen_dim)
-        nn.init.normal_(self.gen_first.weight, std=c.f_dim**-0.5)
-        nn.init.zeros_(self.gen_first.bias)
-        self.ci_enc = ClippedGRUCell(in_dim, c.ci_enc_dim, c.clip)
-        self.ci_enc_back = None if c.causal else ClippedGRUCell(in_dim, c.ci_enc_dim, c.clip)
-        self.ci_first = nn.Parameter(torch.zeros(c.ci_enc_dim))
-        self.con = ClippedGRUCell(c.ci_enc_dim * (1 if c.causal else 2), c.con_dim, c.clip)
-        self.feedback = nn.Parameter(torch.randn(c.fac_dim, 3 * c.con_dim) / c.fac_dim**0.5)
-        self.con_first = nn.Parameter(torch.zeros(c.con_dim))
-        self.z_posterior = GaussianHead(c.con_dim, c.z_dim)
-        self.z_prior = AR1Prior(c.z_dim)
-        self.gen = ClippedGRUCell(c.z_dim + dims.n_external, c.gen_dim, c.clip)
-        self.factors = UnitRowLinear(c.gen_dim, c.fac_dim)
-        self.drop = nn.Dropout(c.dropout)
+        self.ic = StaticInference(c, in_dim, c.ic_enc_dim)
+        self.ci_enc = Encoder(c.cell, in_dim, c.ci_enc_dim, c.clip, "forward" if c.causal else "both")
+        self.con = make_cell(c.cell, self.ci_enc.dim, c.con_dim, c.clip)
+        self.con_first = nn.Parameter(torch.zeros(self.con.state_dim))
+        self.feedback = nn.Parameter(torch.randn(c.fac_dim, self.con.gates_dim) / c.fac_dim**0.5)
+        self.z_posterior = GaussianHead(c.con_dim, c.z_dim, c.z_posterior)
+        self.gen = Generator(
+            c.cell, c.f_dim, c.z_dim, dims.n_external, c.gen_dim, c.fac_dim, c.f_to_generator, c.clip, c.dropout
+        )
 
     @property
     def state_sizes(self) -> dict[str, int]:
         """The parts of the state in their packed order."""
-        c = self.config
-        return {"ci_enc": c.ci_enc_dim, "con": c.con_dim, "gen": c.gen_dim, "z": c.z_dim, "f": c.f_dim}
+        return {
+            "ci_enc": self.ci_enc.state_dim,
+            "lag": self.z_lag * self.ci_enc.dim,
+            "con": self.con.state_dim,
+            "gen": self.gen.state_dim,
+            "z": self.z_dim,
+            "prior": self.z_prior.memory_dim,
+            "f": self.f_dim,
+        }
 
     def recurrent_kernels(self) -> dict[str, Tensor]:
         """The generator's and the controller's recurrent weights."""
-        return {"gen": self.gen.weight_h, "con": self.con.weight_h}
+        return {"gen": self.gen.cell.weight_h, "con": self.con.weight_h}
 
-    def begin(self, x: Tensor) -> State:
-        """The state after the anchor bins, by posterior means: x (B, S, C) normalised."""
-        inputs = self.readin(x)
-        e = self.ci_enc.scan(inputs, self.ci_first.expand(len(x), -1))[:, -1]
-        return self.first_state(self.infer_f(inputs).mean, e)
+    def begin(self, inputs: Tensor) -> State:
+        """The state after the anchor bins."""
+        enc = self.ci_enc.scan(inputs)
+        line = self.ci_enc.out(enc)[:, enc.shape[1] - self.z_lag :].flatten(1)
+        return self.first_state(self.ic(inputs).mean)._replace(ci_enc=enc[:, -1], lag=line)
 
-    def infer_f(self, inputs: Tensor) -> Gaussian:
-        """q(f) from the anchor bins' inputs, (B, S, readin)."""
-        return self.f_posterior(self.drop(self.ic_enc.summary(inputs)))
-
-    def first_state(self, f: Tensor, e: Tensor) -> State:
-        """The state before the first modelled bin."""
+    def first_state(self, f: Tensor) -> State:
+        """The state before the first modelled bin, but for the encoder's part."""
+        z, memory = self.z_prior.begin(len(f))
         con = self.con_first.expand(len(f), -1)
-        return State(e, con, self.gen_first(f), f.new_zeros(len(f), self.config.z_dim), f)
+        return State(f[:, :0], f[:, :0], con, self.gen.begin(f), z, memory, f)
 
     def feedback_map(self) -> Tensor:
-        """Generator to controller gates through the factors, (gen_dim, 3 con_dim): one product a bin instead of two."""
-        return self.factors.unit_weight().T @ self.feedback
+        """Generator to controller gates through the factors, (gen_dim, gates): one product a bin instead of two."""
+        return self.gen.factors.unit_weight().T @ self.feedback
 
-    def advance(self, state: State, x: Tensor, observed: Tensor, u: Tensor | None) -> State:
-        """One bin by posterior means: x (B, C) normalised."""
-        e = hold(self.ci_enc(self.readin(x), state.ci_enc), state.ci_enc, observed)
-        return self.transition(state._replace(ci_enc=e), self.con.project(e), observed, u, None, self.feedback_map())[0]
+    def advance(self, state: State, inputs: Tensor, observed: Tensor, u: Tensor | None) -> tuple[State, Latents]:
+        """One bin by posterior means."""
+        enc = self.ci_enc.step(inputs, state.ci_enc, observed)
+        e, line = push(self.ci_enc.out(enc), state.lag)
+        gates = self.con.project(e)
+        state, _, _ = self.transition(state, gates, observed, u, None, self.feedback_map())
+        return state._replace(ci_enc=enc, lag=line), Latents(self.gen.read(state.gen), state.z, state.f)
 
     def transition(
-        self,
-        state: State,
-        gates: Tensor,
-        observed: Tensor,
-        u: Tensor | None,
-        noise: Tensor | None,
-        feedback: Tensor,
-    ) -> tuple[State, Gaussian]:
-        """Controller, inferred input and generator, one bin; `gates` is the controller's projected encoding."""
-        con = hold(self.con.update(gates + state.gen @ feedback, state.con), state.con, observed)
-        q = self.z_posterior(con)
-        z = hold(q.sample(noise), self.z_prior.next(state.z).sample(noise), observed)
-        gen = self.gen(z if u is None else torch.cat([z, u], 1), state.gen)
-        return State(state.ci_enc, con, gen, z, state.f), q
+        self, state: State, gates: Tensor, observed: Tensor, u: Tensor | None, noise: Tensor | None, feedback: Tensor
+    ) -> tuple[State, Gaussian, Gaussian]:
+        """Controller, inferred input and generator, one bin: the state, and z's posterior and prior.
 
-    def emit(self, state: State) -> tuple[Tensor, Outputs]:
-        """Log expected counts and outputs of a state, or of stacked states."""
-        return self.outputs_of(self.factors(self.drop(state.gen)), state.z, state.f)
+        `gates` is the controller's projected encoding.
+        """
+        fed_back = self.gen.cell.out(state.gen) @ feedback
+        con = hold(self.con.update(gates + fed_back, state.con), state.con, observed)
+        q = self.z_posterior(self.con.out(con))
+        z, memory, p = self.next_z(q, state.z, state.prior, observed, noise)
+        gen = self.gen.step(z, state.f, u, state.gen)
+        return state._replace(con=con, gen=gen, z=z, prior=memory), q, p
 
-    def encode(self, inputs: Tensor, observed: Tensor) -> Tensor:
-        """The controller-input encoding of a whole window, (B, T, readin) -> (B, T, ...)."""
-        first = self.ci_first.expand(len(inputs), -1)
-        ahead = self.ci_enc.scan(inputs, first, observed)
-        if self.ci_enc_back is None:
-            return ahead
-        back = self.ci_enc_back.scan(inputs.flip(1), first, observed.flip(1)).flip(1)
-        return torch.cat([ahead, back], 2)
-
-    def forward(self, x: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Unrolled:
-        """Explain bins start..T-1 of a window: x (B, T, C) normalised, observed (B, T, 1), u (B, T, U) or None."""
-        inputs = self.drop(self.readin(x))
-        q_f = self.infer_f(inputs[:, : self.start] if self.causal else inputs)
-        e = self.encode(inputs, observed)[:, self.start :]
-        state = self.first_state(q_f.sample(self.noise(q_f, sample)), e[:, 0])
-        states, q_z = self.unroll(state, e, observed[:, self.start :], u, sample)
-        log_rates, outputs = self.emit(states)
-        kl_z = self.z_prior.kl(q_z, states.z, observed[:, self.start :])
-        return Unrolled(log_rates, outputs, {"f": kl(q_f, self.f_prior()), "z": kl_z})
-
-    def unroll(
-        self, state: State, e: Tensor, observed: Tensor, u: Tensor | None, sample: bool
-    ) -> tuple[State, Gaussian]:
-        """Scan `transition` over the encodings e (B, R, ...): the states and the posteriors of z, stacked on axis 1."""
-        gates, feedback = self.con.project(self.drop(e)), self.feedback_map()
-        noise = torch.randn(*e.shape[:2], self.config.z_dim, device=e.device) if sample else None
-        cons, gens, zs, qs = [], [], [], []
-        for t in range(e.shape[1]):
-            u_t = None if u is None else u[:, self.start + t]
-            eps = None if noise is None else noise[:, t]
-            state, q = self.transition(state, gates[:, t], observed[:, t], u_t, eps, feedback)
-            cons.append(state.con)
+    def infer(self, inputs: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Inferred:
+        """A whole window: the encoder and its projections at once, then `transition` bin by bin."""
+        q_f = self.ic(inputs[:, : self.start] if self.causal else inputs)
+        f = q_f.sample(torch.randn_like(q_f.mean) if sample else None)
+        gates = self.con.project(self.drop(lagged(self.ci_enc(inputs, observed), self.start, self.z_lag)))
+        state, feedback = self.first_state(f), self.feedback_map()
+        noise = torch.randn(*gates.shape[:2], self.z_dim, device=gates.device, dtype=gates.dtype) if sample else None
+        gens, zs, qs, ps = [], [], [], []
+        for t in range(gates.shape[1]):
+            u_t, eps = (None if part is None else part[:, t] for part in (u, noise))
+            state, q, p = self.transition(state, gates[:, t], observed[:, self.start + t], u_t, eps, feedback)
             gens.append(state.gen)
             zs.append(state.z)
             qs.append(q)
-        stack = lambda parts: torch.stack(parts, 1)  # noqa: E731
-        states = State(e, stack(cons), stack(gens), stack(zs), state.f[:, None].expand(-1, e.shape[1], -1))
-        return states, Gaussian(stack([q.mean for q in qs]), stack([q.logvar for q in qs]))
+            ps.append(p)
+        factors = self.gen.read(torch.stack(gens, 1))
+        return Inferred.once(factors, torch.stack(zs, 1), stack(qs), stack(ps), q_f, f)
+
+    def generate(self, f: Tensor, z: Tensor, u: Tensor | None) -> Tensor:
+        """Factors from the initial condition and the inputs alone."""
+        return self.gen.read(self.gen.scan(z, f, u))
