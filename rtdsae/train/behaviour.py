@@ -1,5 +1,7 @@
 """The linear read-out from factors to behaviour: ridge regression on streamed factors."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from sklearn.linear_model import Ridge
@@ -9,25 +11,25 @@ from rtdsae.recordings import Recording
 from rtdsae.train.latents import modelled_bins, segment_outputs
 from rtdsae.train.windows import Tensors
 
-__all__ = ["fit_behaviour"]
+__all__ = ["factors_and_behaviour", "fit_behaviour"]
 
 ALPHAS = np.logspace(-2, 5, 15)  # on standardised factors
 
 
-def fit_behaviour(family: Family, tensors: Tensors, min_bins: int) -> dict[str, float]:
+def fit_behaviour(family: Family, sessions: Sequence[Tensors], min_bins: int) -> dict[str, float]:
     """Fit `family.behaviour` in place on the training segments, from the factors as a stream gives them.
 
     Args:
         family: a trained model with a behaviour read-out.
-        tensors: its recording.
+        sessions: its recordings, whose behaviour is one read-out's.
         min_bins: segments that are shorter are left out.
 
     Returns:
         The chosen `alpha`, and `r2_valid`, the mean over behaviour columns.
     """
     assert family.behaviour is not None
-    x, y = factors_and_behaviour(family, tensors, "train", min_bins)
-    x_valid, y_valid = factors_and_behaviour(family, tensors, "valid", min_bins)
+    x, y = of_sessions(family, sessions, "train", min_bins)
+    x_valid, y_valid = of_sessions(family, sessions, "valid", min_bins)
     mean, scale = x.mean(0), x.std(0) + 1e-6
     fits = [Ridge(alpha=alpha).fit((x - mean) / scale, y) for alpha in ALPHAS]
     scores = [float(fit.score((x_valid - mean) / scale, y_valid)) for fit in fits]
@@ -39,8 +41,17 @@ def fit_behaviour(family: Family, tensors: Tensors, min_bins: int) -> dict[str, 
     return {"alpha": float(best.alpha), "r2_valid": max(scores)}
 
 
+def of_sessions(
+    family: Family, sessions: Sequence[Tensors], split: str, min_bins: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`factors_and_behaviour` of all sessions, one after another."""
+    pairs = [factors_and_behaviour(family.use(i), tensors, split, min_bins) for i, tensors in enumerate(sessions)]
+    xs, ys = zip(*pairs, strict=True)
+    return np.concatenate(xs), np.concatenate(ys)
+
+
 def factors_and_behaviour(family: Family, tensors: Tensors, split: str, min_bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """Factors and behaviour of a split's modelled bins, (bins, F) and (bins, K), in float64."""
+    """Factors and behaviour of a split's modelled bins, (bins, F) and (bins, K), in float64; the session in use."""
     recording = tensors.recording
     assert recording.behaviour is not None
     segments = split_segments(recording, split, min_bins)

@@ -1,30 +1,46 @@
 """The training configuration: frozen structs, read once from YAML and `--set key=value`, saved in the run."""
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import yaml
 from msgspec import Meta, Struct
 
 from rtdsae.errors import ConfigError
-from rtdsae.model.families.lfads import LFADSConfig
+from rtdsae.model.families import ModelConfig
+from rtdsae.model.priors import DynamicPriorConfig, Sequence, StaticPriorConfig
 from rtdsae.recordings.recording import TEST_FRACTION, VALID_FRACTION
+from rtdsae.train.total_correlation import Estimator
 
-__all__ = ["Data", "Fit", "Objective", "TrainConfig", "Window", "load_config"]
+__all__ = [
+    "AnnealedVAE",
+    "BetaTCVAE",
+    "BetaVAE",
+    "Data",
+    "FactorVAE",
+    "Fit",
+    "Objective",
+    "TrainConfig",
+    "Window",
+    "calibration_config",
+    "load_config",
+]
 
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
+Weight = Annotated[float, Meta(ge=0)]
 
 
 class Data(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which recording, and what of it is kept apart.
 
     Attributes:
-        path: the recording; `--data` overrides it.
+        path: the recording; `--data` overrides it. Several, as a list, are sessions that share the model.
         bin_width_s: seconds a bin, for a file that does not say it (lfads-torch's do not).
         valid: fraction for validation, where the recording names no splits of its own.
         test: fraction for testing, likewise: the last trials, or the last stretch of time.
@@ -32,11 +48,16 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             recording flags.
     """
 
-    path: str = ""
+    path: str | tuple[str, ...] = ""
     bin_width_s: Positive | None = None
     valid: Fraction = VALID_FRACTION
     test: Fraction = TEST_FRACTION
     heldout_every: Natural = 0
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The recordings, one or more."""
+        return ((self.path,) if self.path else ()) if isinstance(self.path, str) else self.path
 
 
 class Window(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -46,27 +67,81 @@ class Window(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     horizon_bins: Count = 40
 
 
+class BetaVAE(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="beta_vae", tag_field="kind"):
+    """β KL(f), β being `kl_f_scale` (Higgins et al. 2017)."""
+
+
+class AnnealedVAE(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="annealed_vae", tag_field="kind"):
+    """γ |KL(f) - C|, C growing from 0 (Burgess et al. 2018, arXiv:1804.03599); `kl_f_scale` has no part in it.
+
+    Attributes:
+        gamma: γ.
+        capacity: C at the end, nats.
+        epochs: over which C grows.
+    """
+
+    gamma: Weight = 1.0
+    capacity: Weight = 10.0
+    epochs: Count = 50
+
+
+class BetaTCVAE(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="beta_tcvae", tag_field="kind"):
+    """The parts of KL(f) weighted one by one (Chen et al. 2018), all times `kl_f_scale`.
+
+    Attributes:
+        mi: weight of the mutual information of data and f.
+        tc: weight of the total correlation of f's dimensions.
+        dim_kl: weight of the dimension-wise KL.
+        estimator: of q(f), from a batch.
+    """
+
+    mi: Weight = 1.0
+    tc: Weight = 6.0
+    dim_kl: Weight = 1.0
+    estimator: Estimator = "stratified"
+
+
+class FactorVAE(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="factor_vae", tag_field="kind"):
+    """KL(f) + γ TC by a discriminator (Kim & Mnih 2018), all times `kl_f_scale`.
+
+    Attributes:
+        gamma: γ.
+        units: width of the discriminator's layers.
+        learning_rate: of its own optimiser.
+    """
+
+    gamma: Weight = 6.0
+    units: Count = 128
+    learning_rate: Positive = 1e-4
+
+
 class Objective(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The loss, in nats per scored bin and neuron.
 
     Attributes:
         coordinated_dropout: fraction of entries hidden from the encoders; only those are scored.
+        cv_mask: fraction of the recording's entries that are never shown and never trained on, but scored (`nll_cv`).
         gap_rate: fraction of training windows with a run of unobserved bins.
         gap_bins: longest such run.
+        f_objective: what becomes of f's KL: `beta_vae`, `annealed_vae`, `beta_tcvae` or `factor_vae`.
         kl_f_scale: weight of f's KL; 1 is the evidence lower bound.
         kl_z_scale: weight of z's KL.
-        l2_gen: weight of ½ mean(W²) over the generator's recurrent weights.
+        discriminative: weight of -log p(sequence | f), in nats a window; needs `model.f_prior.kind: sequence`.
+        l2_gen: weight of ½ mean(W²) over the generator's recurrent weights, where it has them.
         l2_con: the same for the controller.
         ramp_epochs: epochs over which the KL and L2 weights grow from 0.
     """
 
     coordinated_dropout: Fraction = 0.5
+    cv_mask: Fraction = 0.0
     gap_rate: Fraction = 0.2
     gap_bins: Count = 5
-    kl_f_scale: Annotated[float, Meta(ge=0)] = 0.005
-    kl_z_scale: Annotated[float, Meta(ge=0)] = 0.005
-    l2_gen: Annotated[float, Meta(ge=0)] = 0.1
-    l2_con: Annotated[float, Meta(ge=0)] = 0.1
+    f_objective: BetaVAE | AnnealedVAE | BetaTCVAE | FactorVAE = BetaVAE()
+    kl_f_scale: Weight = 0.005
+    kl_z_scale: Weight = 0.005
+    discriminative: Weight = 0.0
+    l2_gen: Weight = 0.1
+    l2_con: Weight = 0.1
     ramp_epochs: Natural = 10
 
 
@@ -101,20 +176,20 @@ class Fit(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class TrainConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that determines a run."""
 
-    model: LFADSConfig
+    model: ModelConfig
     data: Data = Data()
     window: Window = Window()
     objective: Objective = Objective()
     fit: Fit = Fit()
 
 
-def load_config(path: Path, overrides: tuple[str, ...] = (), data: str | None = None) -> TrainConfig:
+def load_config(path: Path, overrides: tuple[str, ...] = (), data: tuple[str, ...] = ()) -> TrainConfig:
     """Read a YAML config and apply overrides.
 
     Args:
         path: the YAML file.
         overrides: `section.key=value`, the value in YAML.
-        data: a recording's path that replaces `data.path`.
+        data: recordings that replace `data.path`.
 
     Raises:
         ConfigError: the file is missing or not YAML, or a key or value does not fit; the message names the key.
@@ -129,10 +204,32 @@ def load_config(path: Path, overrides: tuple[str, ...] = (), data: str | None = 
         raise ConfigError(f"{path} holds no config: expected the sections {', '.join(TrainConfig.__struct_fields__)}")
     for override in overrides:
         apply(tree, override)
-    if data is not None:
+    if data:
         section = tree.get("data") or {}
-        tree["data"] = section | {"path": data} if isinstance(section, dict) else section
+        path_or_paths = data[0] if len(data) == 1 else list(data)
+        tree["data"] = section | {"path": path_or_paths} if isinstance(section, dict) else section
     return convert(tree, str(path))
+
+
+def calibration_config(tree: dict[str, Any], overrides: tuple[str, ...], data: str, source: str) -> TrainConfig:
+    """A model's configuration as a calibration uses it: only the likelihood counts, since the model is frozen.
+
+    Args:
+        tree: the configuration that the model was trained with, as plain values.
+        overrides: `section.key=value` of `fit`, `data` or `objective`.
+        data: the new session's recording.
+        source: what has the configuration, for errors.
+
+    Raises:
+        ConfigError: an override is of another section, or does not fit.
+    """
+    likelihood = {"f_objective": {"kind": "beta_vae"}, "kl_f_scale": 0.0, "kl_z_scale": 0.0, "discriminative": 0.0}
+    tree = {**tree, "data": {"path": data}, "objective": {**tree.get("objective", {}), **likelihood, "ramp_epochs": 0}}
+    for override in overrides:
+        if override.partition(".")[0] not in ("fit", "data", "objective"):
+            raise ConfigError(f"--set {override}: a calibration leaves the model as it is; set fit, data or objective")
+        apply(tree, override)
+    return convert(tree, source)
 
 
 def apply(tree: dict[str, Any], override: str) -> None:
@@ -156,16 +253,57 @@ def convert(tree: dict[str, Any], source: str) -> TrainConfig:
     """A validated config from plain values; `source` is named in errors."""
     try:
         # YAML 1.1 reads 1e-3 as a string, hence the lax conversion of numbers.
-        return msgspec.convert(tree, TrainConfig, strict=False)
+        config = msgspec.convert(tree, TrainConfig, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {error}{suggestion(str(error))}") from None
+    for holds, rule in rules(config):
+        if not holds:
+            raise ConfigError(f"{source}: {rule}")
+    return config
+
+
+def rules(config: TrainConfig) -> Iterator[tuple[bool, str]]:
+    """What must hold between sections, beyond each value's own bounds."""
+    m, o = config.model, config.objective
+    yield m.z_lag <= config.window.anchor_bins, "model.z_lag is above window.anchor_bins, which it looks back on"
+    yield m.causal or not m.z_lag, "model.z_lag is for a causal model: set it to 0 where model.causal is false"
+    yield (
+        not o.discriminative or isinstance(m.f_prior, Sequence),
+        "objective.discriminative needs model.f_prior.kind: sequence",
+    )
+    yield len(config.data.paths) < 2 or m.readin_dim > 0, "several sessions need model.readin_dim above 0"
 
 
 def suggestion(message: str) -> str:
-    """Which key was probably meant, where a message says that one is unknown."""
+    """What was probably meant, where a message says that a key or a kind is unknown."""
+    where = message.rpartition("`$.")[2].rstrip("`")
+    if where in KINDS:
+        return f"; choose of {', '.join(KINDS[where])}"
     if "unknown field" not in message:
         return ""
-    structs = (TrainConfig, LFADSConfig, Data, Window, Objective, Fit)
-    known = [field for struct in structs for field in struct.__struct_fields__]
-    near = difflib.get_close_matches(message.split("`")[1], known, 1)
+    kinds = [struct for structs in KINDS.values() for struct in structs.values()]
+    known = sorted({field for struct in (TrainConfig, Data, Window, Objective, Fit, *kinds) for field in names(struct)})
+    given = message.split("`")[1]
+    if given in known:
+        return f"; `{given}` belongs to another section, family or kind"
+    near = difflib.get_close_matches(given, known, 1)
     return f"; did you mean `{near[0]}`?" if near else ""
+
+
+def names(struct: Any) -> tuple[str, ...]:
+    """The keys of a section."""
+    return struct.__struct_fields__
+
+
+def tagged(union: Any) -> dict[str, type[Struct]]:
+    """The structs of a tagged union, by tag."""
+    return {struct.__struct_config__.tag: struct for struct in get_args(union)}
+
+
+# key -> what it chooses of
+KINDS = {
+    "model.family": tagged(ModelConfig),
+    "model.f_prior.kind": tagged(StaticPriorConfig),
+    "model.z_prior.kind": tagged(DynamicPriorConfig),
+    "objective.f_objective.kind": tagged(BetaVAE | AnnealedVAE | BetaTCVAE | FactorVAE),
+}

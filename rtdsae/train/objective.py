@@ -1,30 +1,45 @@
 """The loss of a batch, and the scores that a model is selected by.
 
-    loss = mean NLL of the scored entries + ramp · [(Σ_k β_k KL_k) / (R · neurons) + L2]        nats per bin and neuron
+    loss = mean NLL of the scored entries + ramp · [(β_f L_f + β_z KL_z) / (R · neurons) + L2]   nats per bin and neuron
 
 Scored are the entries that coordinated dropout hid from the encoders, whole hidden bins, and held-out neurons. A model
 is selected on hidden entries or held-out neurons too: the likelihood of entries that the encoders saw can be raised by
-copying them.
+copying them. L_f is KL(f), or what `objective.f_objective` makes of it.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import poisson_nll_loss
 
-from rtdsae.model.family import Family
+from rtdsae.model.distributions import kl
+from rtdsae.model.family import Explained, Family
 from rtdsae.model.masking import coordinated_dropout, random_gaps
-from rtdsae.train.config import Objective
-from rtdsae.train.windows import Batch, Tensors, Windows
+from rtdsae.model.priors import Context, SequenceGaussian
+from rtdsae.train.config import AnnealedVAE, BetaTCVAE, BetaVAE, FactorVAE, Objective
+from rtdsae.train.factor_vae import Adversary
+from rtdsae.train.total_correlation import decompose
+from rtdsae.train.windows import Batch, SessionWindows
 
-__all__ = ["loss_terms", "poisson_nll", "valid_scores"]
+__all__ = ["Schedule", "loss_terms", "valid_scores"]
 
 VALID_MASK = 0.2  # fraction of validation entries that is hidden and scored
 VALID_SEED = 7  # one mask for all epochs and runs, so that their scores compare
 
 
-def poisson_nll(log_rates: Tensor, counts: Tensor) -> Tensor:
-    """-log Poisson(counts; exp(log_rates)) without reduction, log-factorial included, in nats."""
-    return poisson_nll_loss(log_rates, counts, log_input=True, reduction="none") + torch.lgamma(counts + 1)
+@dataclass(frozen=True)
+class Schedule:
+    """Where in training a batch stands.
+
+    Attributes:
+        epoch: from 0.
+        ramp: 0 to 1, the KL's and L2's share of their full weights.
+        n_windows: training windows in an epoch.
+    """
+
+    epoch: int
+    ramp: float
+    n_windows: int
 
 
 def scored_entries(dropped: Tensor, observed: Tensor, heldin: Tensor) -> Tensor:
@@ -35,35 +50,93 @@ def scored_entries(dropped: Tensor, observed: Tensor, heldin: Tensor) -> Tensor:
 
 
 def loss_terms(
-    model: nn.Module, family: Family, batch: Batch, heldin: Tensor, o: Objective, ramp: float
-) -> dict[str, Tensor]:
+    model: nn.Module,
+    family: Family,
+    batch: Batch,
+    context: Context,
+    heldin: Tensor,
+    o: Objective,
+    schedule: Schedule,
+    adversary: Adversary | None = None,
+) -> tuple[dict[str, Tensor], Tensor]:
     """The training loss and its terms.
 
     Args:
         model: the family as Fabric wrapped it.
         family: the same, unwrapped.
         batch: windows of S + R bins.
+        context: what is known of them.
         heldin: (n_neurons,) bool.
         o: weights and rates.
-        ramp: 0 to 1, the KL's and L2's share of their full weights.
+        schedule: where in training this is.
+        adversary: FactorVAE's.
 
     Returns:
-        `loss`, `nll`, `l2` and a `kl_...` for each latent, each a scalar.
+        `loss`, `nll`, a `kl_...` for each latent, the parts of f's KL and whatever else the objective has, each a
+        scalar in nats per bin and neuron; and the samples of f, (B, f_dim), which an adversary learns from.
     """
-    bins = batch.inputs.shape[1]
-    start, modelled = family.start, bins - family.start
+    start, modelled = family.start, batch.inputs.shape[1] - family.start
     gaps = random_gaps(len(batch.inputs), modelled, o.gap_rate, o.gap_bins).to(batch.inputs.device)
     observed = torch.cat([torch.ones_like(batch.inputs[:, :start, :1]), gaps], 1)
-    x, dropped = coordinated_dropout(family.readin.normalise(batch.inputs) * observed, o.coordinated_dropout, start)
-    explained = model(x, observed, batch.u, True)
-    nll = poisson_nll(explained.log_rates, batch.counts[:, start:])
+    x = family.readin.normalise(batch.inputs) * observed
+    if batch.apart is not None:
+        x = x * (1 - batch.apart[..., heldin]) / (1 - o.cv_mask)
+    x, dropped = coordinated_dropout(x, o.coordinated_dropout, start)
+    explained = model(x, observed, batch.u, True, context)
+    nll = family.session.reconstruction.nll(explained.values, batch.counts[:, start:])
     scored = scored_entries(dropped, gaps, heldin) if o.coordinated_dropout else torch.ones_like(nll)
-    terms = {f"kl_{name}": value.mean() / (modelled * len(heldin)) for name, value in explained.kl.items()}
+    terms = {}
+    if batch.apart is not None:
+        apart = batch.apart[:, start:]
+        scored = scored * (1 - apart)
+        terms["nll_cv"] = (nll.detach() * apart).sum() / apart.sum()
     terms["nll"] = (nll * scored).sum() / scored.sum()
+    per_window = {f"kl_{name}": value.mean() for name, value in explained.kl.items()}
+    static, f = static_terms(family, explained, context, o, schedule, adversary)
+    scale = modelled * len(heldin)
+    terms |= {name: value / scale for name, value in (per_window | static).items()}
     kernels = family.recurrent_kernels()
-    terms["l2"] = o.l2_gen * half_mean_square(kernels["gen"]) + o.l2_con * half_mean_square(kernels["con"])
-    weighted = o.kl_f_scale * terms["kl_f"] + o.kl_z_scale * terms["kl_z"] + terms["l2"]
-    return {"loss": terms["nll"] + ramp * weighted, **terms}
+    weights = {"gen": o.l2_gen, "con": o.l2_con}
+    terms["l2"] = sum((weights[k] * half_mean_square(w) for k, w in kernels.items()), terms["nll"].new_zeros(()))
+    weighted = o.kl_z_scale * terms["kl_z"] + terms["l2"] + o.discriminative * terms.get("discriminative", 0.0)
+    annealed = isinstance(o.f_objective, AnnealedVAE)  # its capacity is its schedule
+    loss_f = terms["f_objective"] if annealed else schedule.ramp * o.kl_f_scale * terms["f_objective"]
+    return {"loss": terms["nll"] + loss_f + schedule.ramp * weighted, **terms}, f
+
+
+def static_terms(
+    family: Family,
+    explained: Explained,
+    context: Context,
+    o: Objective,
+    schedule: Schedule,
+    adversary: Adversary | None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The parts of f's KL and the term that the objective makes of it, in nats a window; and the samples of f.
+
+    Where f is inferred several times in a window (FHVAE), the parts are of the first time.
+    """
+    q, f = explained.inferred.q_f.map(lambda part: part[:, 0]), explained.inferred.f_sample[:, 0]
+    prior, chosen = family.f_prior(context), o.f_objective
+    estimator = chosen.estimator if isinstance(chosen, BetaTCVAE) else "stratified"
+    with torch.set_grad_enabled(isinstance(chosen, BetaTCVAE)):
+        parts = decompose(q, f, prior, schedule.n_windows, estimator)
+    whole = explained.kl["f"].mean()
+    match chosen:
+        case BetaVAE():
+            term = whole
+        case AnnealedVAE():
+            term = chosen.gamma * (whole - chosen.capacity * min(1.0, schedule.epoch / chosen.epochs)).abs()
+        case BetaTCVAE():
+            rest = whole - kl(q, prior).mean()  # what the parts do not say: later inferences, the prior's penalty
+            term = chosen.mi * parts.mi + chosen.tc * parts.tc + chosen.dim_kl * parts.dim_kl + rest
+        case FactorVAE():
+            assert adversary is not None
+            term = whole + chosen.gamma * adversary.total_correlation(f)
+    terms = {f"f_{name}": value.detach() for name, value in parts._asdict().items()} | {"f_objective": term}
+    if isinstance(family.f_prior, SequenceGaussian):
+        terms["discriminative"] = -family.f_prior.log_posterior(q.mean, context.sequence).mean()
+    return terms, f
 
 
 def half_mean_square(weight: Tensor) -> Tensor:
@@ -73,9 +146,9 @@ def half_mean_square(weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def valid_scores(
-    family: Family, tensors: Tensors, windows: Windows, batch_size: int, device: torch.device
+    family: Family, sessions: list[SessionWindows], batch_size: int, device: torch.device
 ) -> dict[str, float]:
-    """Validation NLL in nats per bin and neuron, by posterior means.
+    """Validation NLL in nats per bin and neuron, by posterior means, over all sessions.
 
     Returns:
         `nll` of the held-in neurons with everything seen, `nll_masked` of entries hidden from the encoders, and where
@@ -83,7 +156,6 @@ def valid_scores(
     """
     family.eval()
     generator = torch.Generator().manual_seed(VALID_SEED)
-    heldin = tensors.heldin.to(device)
     sums: dict[str, list[float]] = {}
 
     def add(name: str, nll: Tensor, mask: Tensor) -> None:
@@ -91,16 +163,18 @@ def valid_scores(
         total[0] += float((nll * mask).sum())
         total[1] += float(mask.sum())
 
-    for first in windows.tiles().split(batch_size):
-        batch = tensors.windows_at(first, windows.bins, device)
-        x, counts = family.readin.normalise(batch.inputs), batch.counts[:, family.start :]
-        observed = torch.ones_like(x[..., :1])
-        nll = poisson_nll(family(x, observed, batch.u, False).log_rates, counts)
-        add("nll", nll[..., heldin], torch.ones_like(nll[..., heldin]))
-        if not heldin.all():
-            add("nll_heldout", nll[..., ~heldin], torch.ones_like(nll[..., ~heldin]))
-        hidden, dropped = coordinated_dropout(x, VALID_MASK, family.start, generator)
-        nll = poisson_nll(family(hidden, observed, batch.u, False).log_rates, counts)
-        add("nll_masked", nll[..., heldin], dropped)
+    for session in sessions:
+        heldin, nll_of = session.tensors.heldin.to(device), family.use(session.index).session.reconstruction.nll
+        for first in session.valid.tiles().split(batch_size):
+            batch = session.tensors.windows_at(first, session.valid.bins, device)
+            x, counts = family.readin.normalise(batch.inputs), batch.counts[:, family.start :]
+            observed = torch.ones_like(x[..., :1])
+            nll = nll_of(family(x, observed, batch.u, False).values, counts)
+            add("nll", nll[..., heldin], torch.ones_like(nll[..., heldin]))
+            if not heldin.all():
+                add("nll_heldout", nll[..., ~heldin], torch.ones_like(nll[..., ~heldin]))
+            hidden, dropped = coordinated_dropout(x, VALID_MASK, family.start, generator)
+            nll = nll_of(family(hidden, observed, batch.u, False).values, counts)
+            add("nll_masked", nll[..., heldin], dropped)
     family.train()
     return {name: total / weight for name, (total, weight) in sums.items()}

@@ -6,7 +6,8 @@ metrics.csv      one row an epoch
 tensorboard/     the same curves
 best.pt          the weights with the best selection score, behaviour read-out included
 last.pt          weights, optimiser and counters after the last finished epoch
-sample.npz       a stretch of real input, on which an export is checked
+sample.npz       a stretch of each session's real input, on which an export is checked
+alignment.npz    the condition averages that several sessions' read-ins began from
 """
 
 import csv
@@ -15,7 +16,9 @@ import io
 import json
 import os
 import platform
+import re
 import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +30,14 @@ import yaml
 
 import rtdsae
 from rtdsae.errors import ConfigError, TrainingError
-from rtdsae.model.families.lfads import LFADS
-from rtdsae.model.family import Dims, Family
+from rtdsae.model.families import make_family
+from rtdsae.model.family import Dims, Family, Neurons
+from rtdsae.model.priors import Labelled
 from rtdsae.recordings import Recording
+from rtdsae.train.alignment import Alignment
 from rtdsae.train.config import TrainConfig, convert
 
-__all__ = ["Run", "prepare"]
+__all__ = ["Run", "heldout_flags", "prepare", "session_name", "vocabulary"]
 
 SAMPLE_BINS = 1200
 
@@ -71,30 +76,28 @@ class Run:
     info: dict[str, Any]
 
     @classmethod
-    def create(cls, path: Path, config: TrainConfig, recording: Recording, command: str) -> "Run":
-        """Make a new run directory for a prepared recording.
+    def create(cls, path: Path, config: TrainConfig, recordings: Sequence[Recording], command: str) -> "Run":
+        """Make a new run directory for prepared recordings.
 
         Args:
             path: the folder; it may exist when it is empty.
             config: the configuration.
-            recording: the recording, split and with its held-out neurons flagged.
+            recordings: the sessions, split and with their held-out neurons flagged.
             command: what the user typed, for the model card.
 
         Raises:
+            ConfigError: the sessions do not go together, or not with the configuration.
             TrainingError: something is there already, or it cannot be written.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise TrainingError(f"{path} exists: choose another --out, or go on with --resume")
+        check_together(recordings, config)
         info = {
-            "dims": asdict(dims_of(recording, config)),
-            "channels": [c for c, h in zip(recording.channels, heldout_flags(recording), strict=True) if not h],
-            "neurons": list(recording.channels),
-            "behaviour_labels": list(recording.behaviour_labels),
-            "external_labels": list(recording.external_labels),
-            "session": recording.session,
-            "source": Path(config.data.path).name,
+            "dims": asdict(dims_of(recordings, config)),
+            "sessions": [describe(*pair) for pair in zip(recordings, config.data.paths, strict=True)],
+            "behaviour_labels": list(recordings[0].behaviour_labels),
+            "external_labels": list(recordings[0].external_labels),
             "commands": [command],
-            "data_hash": recording.hash,
             "versions": {
                 "rtdsae": rtdsae.__version__,
                 "torch": str(torch.__version__),
@@ -105,7 +108,7 @@ class Run:
         run = cls(path, config, info)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            run.save_sample(recording)
+            run.save_sample(recordings)
             run.save_config()
             run.save_info()
         except OSError as error:
@@ -126,12 +129,12 @@ class Run:
             raise TrainingError(f"{path} is not a run: it has no {Path(error.filename).name}") from None
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise TrainingError(f"{path} is damaged: {error}") from None
-        if not isinstance(tree, dict) or not isinstance(info, dict) or not {"dims", "neurons"} <= info.keys():
+        if not isinstance(tree, dict) or not isinstance(info, dict) or not {"dims", "sessions"} <= info.keys():
             raise TrainingError(f"{path} is damaged: config.yaml and run.json do not hold what a run saves")
         return cls(path, convert(tree, str(path / "config.yaml")), info)
 
     @classmethod
-    def resume(cls, path: Path, config: TrainConfig, recording: Recording, command: str) -> "Run":
+    def resume(cls, path: Path, config: TrainConfig, recordings: Sequence[Recording], command: str) -> "Run":
         """Open a run to go on with, by the configuration and data that it was begun with.
 
         Raises:
@@ -146,10 +149,11 @@ class Run:
             raise TrainingError(
                 f"{path} was begun with {key}={old.get(key)}, not {new[key]}: resume with the same, or start anew"
             )
-        if run.info["data_hash"] != recording.hash:
-            raise TrainingError(f"{path} was begun on other data than {config.data.path}: resume with the same")
+        if run.data_hashes != [recording.hash for recording in recordings]:
+            raise TrainingError(f"{path} was begun on other data than {', '.join(config.data.paths)}: resume with it")
+        sources = [Path(source).name for source in config.data.paths]
         info = {
-            "source": Path(config.data.path).name,
+            "sessions": [old | {"source": new} for old, new in zip(run.info["sessions"], sources, strict=True)],
             "commands": [*run.info["commands"], command],
             "state": "training",
         }
@@ -161,11 +165,27 @@ class Run:
     @property
     def dims(self) -> Dims:
         """The sizes that the model was made for."""
-        return Dims(**self.info["dims"])
+        return msgspec.convert(self.info["dims"], Dims)
+
+    @property
+    def data_hashes(self) -> list[str]:
+        """What each session's recording hashes to."""
+        return [session["data_hash"] for session in self.info["sessions"]]
+
+    def session_index(self, name: str) -> int:
+        """Which of the sessions has this name.
+
+        Raises:
+            ConfigError: none has.
+        """
+        names = [session["name"] for session in self.info["sessions"]]
+        if name not in names:
+            raise ConfigError(f"{self.path} has no session {name!r}: it has {', '.join(names)}")
+        return names.index(name)
 
     def build(self) -> Family:
         """A fresh model of this run's family and sizes."""
-        return LFADS(self.config.model, self.dims)
+        return make_family(self.config.model, self.dims)
 
     def model(self) -> Family:
         """The trained model: the best weights, in evaluation mode.
@@ -219,24 +239,42 @@ class Run:
         """Write config.yaml."""
         write(self.path / "config.yaml", yaml.safe_dump(msgspec.to_builtins(self.config), sort_keys=False).encode())
 
-    def save_sample(self, recording: Recording) -> None:
-        """Keep a stretch of the recording's last bins (repeated where it is short), so that export needs no data."""
-        heldin = [not h for h in heldout_flags(recording)]
-        bins = np.resize(np.arange(recording.n_bins)[-SAMPLE_BINS:], SAMPLE_BINS)
-        arrays = {"x": recording.counts[bins][:, heldin].astype(np.float32)}
-        if recording.external is not None:
-            arrays["u"] = recording.external[bins].astype(np.float32)
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-        write(self.path / "sample.npz", buffer.getvalue())
+    def save_sample(self, recordings: Sequence[Recording]) -> None:
+        """Keep a stretch of each recording's last bins, so that export needs no data."""
+        arrays: dict[str, np.ndarray] = {}
+        for i, recording in enumerate(recordings):
+            arrays |= {f"{name}{i}": values for name, values in last_bins(recording).items()}
+        write(self.path / "sample.npz", npz(arrays))
 
-    def sample(self, bins: int) -> dict[str, np.ndarray]:
-        """So many bins of real input: `x` (bins, C) and, where the model has external inputs, `u` (bins, U)."""
+    def sample(self, session: int, bins: int) -> dict[str, np.ndarray]:
+        """So many bins of a session's real input: `x` (bins, C) and, with external inputs, `u` (bins, U)."""
+        arrays = self.load_arrays("sample.npz")
+        kept = {name: arrays[f"{name}{session}"] for name in ("x", "u") if f"{name}{session}" in arrays}
+        return {name: np.resize(values, (bins, values.shape[1])) for name, values in kept.items()}
+
+    def save_alignment(self, alignment: Alignment) -> None:
+        """Write alignment.npz."""
+        arrays = {"conditions": np.array(alignment.conditions), "averages": alignment.averages}
+        write(self.path / "alignment.npz", npz(arrays))
+
+    def alignment(self) -> Alignment | None:
+        """What the sessions were aligned by, or None."""
+        if not (self.path / "alignment.npz").exists():
+            return None
+        arrays = self.load_arrays("alignment.npz")
+        return Alignment(tuple(arrays["conditions"].tolist()), arrays["averages"])
+
+    def load_arrays(self, name: str) -> dict[str, np.ndarray]:
+        """An npz file of the run; nothing is unpickled.
+
+        Raises:
+            TrainingError: it is missing or damaged.
+        """
         try:
-            with (self.path / "sample.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return {name: np.resize(arrays[name], (bins, arrays[name].shape[1])) for name in arrays.files}
+            with (self.path / name).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return {key: arrays[key] for key in arrays.files}
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise TrainingError(f"{self.path / 'sample.npz'} is missing or damaged ({error}): train again") from None
+            raise TrainingError(f"{self.path / name} is missing or damaged ({error}): train again") from None
 
     def save_info(self) -> None:
         """Write run.json."""
@@ -260,18 +298,82 @@ class Run:
             write(path, "".join([header, *rows[: epoch + 1]]).encode())
 
 
-def dims_of(recording: Recording, config: TrainConfig) -> Dims:
-    """The sizes of a model for this recording."""
-    held = sum(heldout_flags(recording))
+def dims_of(recordings: Sequence[Recording], config: TrainConfig) -> Dims:
+    """The sizes of a model for these recordings."""
+    first = recordings[0]
+    least = config.window.anchor_bins + config.window.horizon_bins
+    trained = [r.segments[np.asarray(r.splits) == "train"] for r in recordings]
     return Dims(
-        n_channels=recording.n_channels - held,
-        n_neurons=recording.n_channels,
-        n_external=len(recording.external_labels),
-        n_behaviour=len(recording.behaviour_labels),
-        bin_width_s=recording.bin_width_s,
+        sessions=tuple(neurons_of(r, path) for r, path in zip(recordings, config.data.paths, strict=True)),
+        n_external=len(first.external_labels),
+        n_behaviour=len(first.behaviour_labels),
+        n_labels=len(vocabulary(recordings)),
+        n_sequences=int(sum((np.diff(segments, axis=1) >= least).sum() for segments in trained)),
+        bin_width_s=first.bin_width_s,
         anchor_bins=config.window.anchor_bins,
         horizon_bins=config.window.horizon_bins,
     )
+
+
+def neurons_of(recording: Recording, path: str) -> Neurons:
+    """A session's name and sizes."""
+    n = recording.n_channels
+    return Neurons(session_name(recording, path), n - sum(heldout_flags(recording)), n)
+
+
+def session_name(recording: Recording, path: str) -> str:
+    """The recording's own name for its session, or its file's, as a bundle can have it."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", recording.session or Path(path).stem).strip("-._")[:100] or "session"
+
+
+def describe(recording: Recording, path: str) -> dict[str, Any]:
+    """What run.json keeps of a session."""
+    seen = [c for c, h in zip(recording.channels, heldout_flags(recording), strict=True) if not h]
+    return {
+        "name": session_name(recording, path),
+        "source": Path(path).name,
+        "data_hash": recording.hash,
+        "channels": seen,
+        "neurons": list(recording.channels),
+    }
+
+
+def check_together(recordings: Sequence[Recording], config: TrainConfig) -> None:
+    """Refuse sessions that cannot share a model, and a prior that they cannot feed.
+
+    Raises:
+        ConfigError: with the first difference.
+    """
+    paths = config.data.paths
+    names = [session_name(*pair) for pair in zip(recordings, paths, strict=True)]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two recordings are of the session {names[0]!r}: give each its own `session`, or file name")
+    for path, recording in zip(paths[1:], recordings[1:], strict=True):
+        for what in ("bin_width_s", "behaviour_labels", "external_labels"):
+            mine, first = getattr(recording, what), getattr(recordings[0], what)
+            if mine != first:
+                raise ConfigError(f"{path} has {what} {mine}, {paths[0]} has {first}: sessions of a model share them")
+    if isinstance(config.model.f_prior, Labelled) and not vocabulary(recordings):
+        raise ConfigError("model.f_prior.kind: labelled needs recordings with `conditions`: choose another prior")
+    if config.objective.discriminative and dims_of(recordings, config).n_sequences < 2:
+        raise ConfigError(
+            "objective.discriminative tells segments apart, and there is one: cut the recording, or set 0"
+        )
+
+
+def vocabulary(recordings: Sequence[Recording]) -> list[str]:
+    """The conditions of all sessions, sorted; empty where a session has none."""
+    if any(r.conditions is None for r in recordings):
+        return []
+    return sorted({str(c) for r in recordings for c in np.asarray(r.conditions)})
+
+
+def last_bins(recording: Recording) -> dict[str, np.ndarray]:
+    """The last bins of a recording, repeated where it is short: `x` as the encoders see it, and `u`."""
+    heldin = [not h for h in heldout_flags(recording)]
+    bins = np.resize(np.arange(recording.n_bins)[-SAMPLE_BINS:], SAMPLE_BINS)
+    arrays = {"x": recording.counts[bins][:, heldin].astype(np.float32)}
+    return arrays if recording.external is None else arrays | {"u": recording.external[bins].astype(np.float32)}
 
 
 def heldout_flags(recording: Recording) -> list[bool]:
@@ -282,6 +384,13 @@ def heldout_flags(recording: Recording) -> list[bool]:
 def flatten(tree: dict[str, Any]) -> dict[str, Any]:
     """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
     return {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
+
+
+def npz(arrays: dict[str, np.ndarray]) -> bytes:
+    """Arrays as the bytes of a compressed npz."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
 def write(path: Path, content: bytes) -> None:

@@ -1,4 +1,7 @@
-"""Windows of S + R bins, drawn from a recording's segments: at random offsets to train on, as tiles to score."""
+"""Windows of S + R bins, drawn from recordings' segments: at random offsets to train on, as tiles to score.
+
+Several sessions share a model; a batch is of one of them, since their neurons are others.
+"""
 
 from typing import NamedTuple
 
@@ -7,9 +10,12 @@ import torch
 from torch import Tensor
 
 from rtdsae.errors import TrainingError
+from rtdsae.model.priors import Context
 from rtdsae.recordings import Recording
 
-__all__ = ["Batch", "Tensors", "Windows"]
+__all__ = ["Batch", "SessionWindows", "Tensors", "Windows"]
+
+CV_SEED = 11  # the entries that `objective.cv_mask` keeps apart are the same in all epochs and runs
 
 
 class Batch(NamedTuple):
@@ -19,35 +25,44 @@ class Batch(NamedTuple):
         counts: (B, T, n_neurons), all neurons.
         inputs: (B, T, n_channels), those that the encoders see.
         u: (B, T, U) external inputs, or None.
+        apart: (B, T, n_neurons), 1 for entries that are neither shown nor trained on; None where there are none.
     """
 
     counts: Tensor
     inputs: Tensor
     u: Tensor | None
+    apart: Tensor | None
 
 
 class Tensors:
     """A recording's bins as tensors.
 
-    Attributes:
+    Args:
         recording: where they come from.
+        cv_mask: fraction of the entries that is kept apart.
+
+    Attributes:
         counts: (bins, n_neurons) float32.
         heldin: (n_neurons,) bool, the neurons that the encoders see.
         u: (bins, U) float32, or None.
+        apart: (bins, n_neurons) float32 of 0 and 1, or None.
     """
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, cv_mask: float = 0.0) -> None:
         self.recording = recording
         self.counts = torch.from_numpy(recording.counts.astype(np.float32))
         heldout = np.zeros(recording.n_channels, bool) if recording.heldout is None else recording.heldout
         self.heldin = torch.from_numpy(~heldout)
         self.u = None if recording.external is None else torch.from_numpy(recording.external.astype(np.float32))
+        chance = torch.rand(self.counts.shape, generator=torch.Generator().manual_seed(CV_SEED)) if cv_mask else None
+        self.apart = None if chance is None else (chance < cv_mask).float()
 
     def windows_at(self, first: Tensor, bins: int, device: torch.device | str = "cpu") -> Batch:
         """The windows of `bins` bins that begin at the bins `first`, (B,)."""
         index = first[:, None] + torch.arange(bins)
         counts = self.counts[index].to(device)
-        return Batch(counts, counts[..., self.heldin.to(device)], None if self.u is None else self.u[index].to(device))
+        u, apart = (None if series is None else series[index].to(device) for series in (self.u, self.apart))
+        return Batch(counts, counts[..., self.heldin.to(device)], u, apart)
 
 
 class Windows:
@@ -65,8 +80,11 @@ class Windows:
 
     def __init__(self, recording: Recording, split: str, bins: int, stride: int) -> None:
         splits = recording.splits if recording.splits is not None else np.full(recording.n_segments, "train")
-        segments = recording.segments[splits == split]
-        self.segments = segments[segments[:, 1] - segments[:, 0] >= bins]
+        chosen = np.flatnonzero(splits == split)
+        segments = recording.segments[chosen]
+        long_enough = segments[:, 1] - segments[:, 0] >= bins
+        self.index = chosen[long_enough]  # in the recording's own segments
+        self.segments = segments[long_enough]
         self.too_short = len(segments) - len(self.segments)
         self.bins, self.stride = bins, stride
         if len(self.segments) == 0:
@@ -76,6 +94,11 @@ class Windows:
                 f"the longest of {len(segments)} has {longest}; lower one of the two, or choose other splits"
             )
 
+    def per_segment(self) -> Tensor:
+        """How many windows each segment has in an epoch, (n,)."""
+        lengths = torch.from_numpy(self.segments[:, 1] - self.segments[:, 0])
+        return -(-(lengths - self.bins) // self.stride) + 1
+
     def tiles(self) -> Tensor:
         """First bins of windows that cover every segment, the last one flush with the segment's end: (n,)."""
         firsts = [sorted({*range(a, b - self.bins + 1, self.stride), b - self.bins}) for a, b in self.segments.tolist()]
@@ -84,9 +107,56 @@ class Windows:
     def draw(self, generator: torch.Generator) -> Tensor:
         """First bins of one epoch's windows, shuffled: as many in a segment as it has tiles, at random offsets."""
         lengths = torch.from_numpy(self.segments[:, 1] - self.segments[:, 0])
-        tiles = -(-(lengths - self.bins) // self.stride) + 1
-        segment = torch.repeat_interleave(torch.arange(len(lengths)), tiles)
+        segment = torch.repeat_interleave(torch.arange(len(lengths)), self.per_segment())
         room = (lengths - self.bins + 1)[segment]
         offset = (torch.rand(len(segment), generator=generator) * room).long()
         firsts = torch.from_numpy(self.segments[:, 0])[segment] + offset
         return firsts[torch.randperm(len(firsts), generator=generator)]
+
+    def segment_of(self, first: Tensor) -> Tensor:
+        """Which of the segments the windows that begin at `first` lie in, (B,)."""
+        return torch.searchsorted(torch.from_numpy(self.segments[:, 0]).contiguous(), first, right=True) - 1
+
+
+class SessionWindows:
+    """One session as training sees it.
+
+    Args:
+        tensors: its bins.
+        bins: S + R.
+        stride: R.
+        vocabulary: the conditions of all sessions, by which labels are counted; empty where one has none.
+        first_sequence: how many training segments the sessions before it have.
+        index: which of the model's sessions it is.
+    """
+
+    def __init__(
+        self,
+        tensors: Tensors,
+        bins: int,
+        stride: int,
+        vocabulary: list[str],
+        first_sequence: int = 0,
+        index: int = 0,
+    ) -> None:
+        self.tensors, self.index = tensors, index
+        self.train, self.valid = (Windows(tensors.recording, split, bins, stride) for split in ("train", "valid"))
+        self.first_sequence = first_sequence
+        conditions = tensors.recording.conditions
+        known = conditions is not None and vocabulary
+        self.labels = (
+            torch.tensor([vocabulary.index(str(conditions[i])) for i in self.train.index])  # type: ignore[index]
+            if known
+            else None
+        )
+
+    def context(self, first: Tensor, device: torch.device) -> Context:
+        """What is known of the training windows that begin at `first`, (B,)."""
+        segment = self.train.segment_of(first)
+        label = None if self.labels is None else self.labels[segment].to(device)
+        windows = self.train.per_segment()[segment].float()
+        return Context(label, (self.first_sequence + segment).to(device), windows.to(device))
+
+    def training_bins(self) -> Tensor:
+        """All bins of the training segments, (T, n_neurons)."""
+        return torch.cat([self.tensors.counts[a:b] for a, b in self.train.segments])

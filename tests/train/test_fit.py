@@ -1,40 +1,73 @@
 import csv
 import json
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
-from rtdsae.errors import TrainingError
+from rtdsae.errors import ConfigError, TrainingError
+from rtdsae.evaluate.metrics import r2
+from rtdsae.model.families.dsae_factorized import DSAEFactorizedConfig
+from rtdsae.model.families.dsae_full import DSAEFullConfig
+from rtdsae.model.families.fdmm import FDMMConfig
+from rtdsae.model.families.fhvae import FHVAEConfig
+from rtdsae.model.families.lfads import LFADSConfig
+from rtdsae.model.family import Neurons
+from rtdsae.model.priors import Labelled, Sequence
 from rtdsae.recordings import Recording
-from rtdsae.train.config import Data, Fit, Objective, TrainConfig, Window
+from rtdsae.train.config import (
+    AnnealedVAE,
+    BetaTCVAE,
+    BetaVAE,
+    Data,
+    FactorVAE,
+    Fit,
+    Objective,
+    TrainConfig,
+    Window,
+)
 from rtdsae.train.fit import train
+from rtdsae.train.latents import modelled_bins, segment_outputs
 from rtdsae.train.run import Run, prepare
+from rtdsae.train.windows import Tensors
 
-from rtdsae.model.families.lfads import LFADSConfig  # isort: skip
+FACTORS = {"f_dim": 4, "z_dim": 2, "gen_dim": 16, "fac_dim": 4}
+FAMILIES = {  # all defaults but the sizes
+    "lfads": LFADSConfig(**FACTORS, ic_enc_dim=8, ci_enc_dim=8, con_dim=8),
+    "dsae_full": DSAEFullConfig(**FACTORS, f_enc_dim=8, z_enc_dim=8, z_rnn_dim=8),
+    "dsae_factorized": DSAEFactorizedConfig(**FACTORS, f_enc_dim=8, z_enc_dim=8),
+    "fhvae": FHVAEConfig(**FACTORS, f_enc_dim=8, z_enc_dim=8),
+    "fdmm": FDMMConfig(**FACTORS, f_enc_dim=8, z_enc_dim=8),
+}
+RAMPED = Objective(ramp_epochs=2)
 
 
-def recording(seed=0, bins=400):
-    """A slow wave that drives eight neurons and is itself the behaviour."""
+def recording(seed=0, bins=400, neurons=8, **parts):
+    """A slow wave that drives some neurons and is itself the behaviour."""
     rng = np.random.default_rng(seed)
     wave = np.stack([np.sin(np.arange(bins) / 9), np.cos(np.arange(bins) / 9)], 1)
-    rates = np.exp(wave @ rng.normal(size=(2, 8)))
-    return Recording(rng.poisson(rates), 0.02, behaviour=wave, behaviour_labels=("x", "y"), true_rates=rates / 0.02)
+    rates = np.exp(wave @ rng.normal(size=(2, neurons)))
+    parts = {"behaviour": wave, "behaviour_labels": ("x", "y"), "true_rates": rates / 0.02, "bin_width_s": 0.02} | parts
+    return Recording(rng.poisson(rates), **parts)
 
 
-def config(**fit):
+def config(model=FAMILIES["lfads"], objective=RAMPED, path="wave.h5", heldout_every=0, **fit):
     return TrainConfig(
-        model=LFADSConfig(ic_enc_dim=8, f_dim=4, ci_enc_dim=8, con_dim=8, z_dim=2, gen_dim=16, fac_dim=4),
-        data=Data(path="wave.h5", heldout_every=fit.pop("heldout_every", 0)),
+        model=model,
+        data=Data(path=path, heldout_every=heldout_every),
         window=Window(anchor_bins=5, horizon_bins=15),
-        objective=Objective(ramp_epochs=2),
+        objective=objective,
         fit=Fit(**({"epochs": 6, "batch_size": 8, "accelerator": "cpu", "learning_rate": 1e-2} | fit)),
     )
 
 
 def fit(path, c=None, report=lambda p: None, data=None, **options):
+    """Train on one recording, or on a list of them."""
     c = c or config()
-    return train(path, c, prepare(data or recording(), c), report, **options)
+    data = data or recording()
+    recordings = data if isinstance(data, list) else [data]
+    return train(path, c, [prepare(r, c) for r in recordings], report, **options)
 
 
 def weights(run, name="last.pt"):
@@ -87,14 +120,14 @@ def test_learns_and_leaves_everything_behind(tmp_path):
     assert run.info["behaviour_fit"]["r2_valid"] > 0.5
     names = {path.name for path in run.path.iterdir()}
     assert {"config.yaml", "run.json", "metrics.csv", "best.pt", "last.pt", "sample.npz", "tensorboard"} <= names
-    assert run.info["data_hash"] == prepare(recording(), run.config).hash
+    assert run.data_hashes == [prepare(recording(), run.config).hash]
     assert any((run.path / "tensorboard").iterdir())
 
 
 def test_heldout_neurons_select_and_are_never_seen(tmp_path):
     seen = []
     run = fit(tmp_path / "run", config(heldout_every=4, epochs=2), seen.append)
-    assert (run.dims.n_channels, run.dims.n_neurons) == (6, 8)
+    assert run.dims.sessions == (Neurons("wave", 6, 8),)
     assert run.info["best_score"] == min(p.metrics["valid/nll_heldout"] for p in seen)
 
 
@@ -180,3 +213,196 @@ def test_damaged_runs_are_refused(tmp_path):
     (run.path / "run.json").write_text("{")
     with pytest.raises(TrainingError, match="damaged"):
         Run.open(run.path)
+
+
+# --------------------------------------------------------------------------------------------- families and objectives
+
+
+def rows(run):
+    table = csv.DictReader((run.path / "metrics.csv").read_text().splitlines())
+    return [{name: float(value) for name, value in row.items()} for row in table]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_trains_and_resumes_bit_for_bit(tmp_path, name):
+    """With an objective whose discriminator is trained beside it, and has to be restored as well."""
+    c = config(FAMILIES[name], Objective(ramp_epochs=2, f_objective=FactorVAE(units=8, learning_rate=1e-2)), epochs=2)
+    whole = fit(tmp_path / "whole", c)
+    parts = fit(tmp_path / "parts", c, interrupt_after(0))
+    first = parts.load_checkpoint("last.pt")["adversary"]["net"]
+    resumed = fit(tmp_path / "parts", c, resume=True)
+    assert_equal(weights(whole), weights(resumed))
+    assert (whole.path / "metrics.csv").read_text() == (resumed.path / "metrics.csv").read_text()
+    ends = [run.load_checkpoint("last.pt")["adversary"] for run in (whole, resumed)]
+    assert_equal(ends[0]["net"], ends[1]["net"])
+    assert not any(torch.equal(first[key], ends[0]["net"][key]) for key in first)
+    for a, b in zip(ends[0]["optimizer"]["state"].values(), ends[1]["optimizer"]["state"].values(), strict=True):
+        assert_equal(a, b)
+    assert np.isfinite([list(row.values()) for row in rows(whole)]).all()
+    assert resumed.model().behaviour.weight.abs().sum() > 0
+
+
+labelled = msgspec.structs.replace(FAMILIES["lfads"], f_prior=Labelled())
+sequences = msgspec.structs.replace(FAMILIES["lfads"], f_prior=Sequence())
+OBJECTIVES = {
+    "beta_vae": BetaVAE(),
+    "annealed_vae": AnnealedVAE(epochs=2),
+    "beta_tcvae": BetaTCVAE(),
+    "beta_tcvae, weighted": BetaTCVAE(estimator="weighted"),
+    "factor_vae": FactorVAE(units=8),
+}
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_leaves_its_terms_in_the_metrics(tmp_path, name, precision):
+    """Finite even where an epoch's last batch is of one window, and their sum is the loss at each step of the ramp."""
+    chosen = OBJECTIVES[name]
+    o = Objective(f_objective=chosen, ramp_epochs=2, cv_mask=0.1, discriminative=0.2, kl_f_scale=0.3, kl_z_scale=0.4)
+    data = recording(segments=[[0, 150], [150, 300], [300, 400]], splits=np.array(["train", "train", "valid"]))
+    run = fit(tmp_path / "run", config(sequences, o, epochs=3, batch_size=19, precision=precision), data=data)
+    assert run.dims.n_sequences == 2  # of 10 windows each
+    table = rows(run)
+    terms = ["nll", "nll_cv", "kl_f", "kl_z", "f_mi", "f_tc", "f_dim_kl", "f_objective", "discriminative", "l2", "loss"]
+    terms += ["discriminator"] if name == "factor_vae" else []
+    scores = ["valid/nll", "valid/nll_masked"]
+    assert table[0].keys() == {"epoch", "learning_rate", *scores, *(f"train/{term}" for term in terms)}
+    for epoch, row in enumerate(table):
+        assert np.isfinite(list(row.values())).all()
+        t = {key.removeprefix("train/"): value for key, value in row.items()}
+        ramp = (epoch + 1) / 3
+        weight = 1.0 if name == "annealed_vae" else ramp * 0.3
+        loss = t["nll"] + weight * t["f_objective"] + ramp * (0.4 * t["kl_z"] + t["l2"] + 0.2 * t["discriminative"])
+        assert t["loss"] == pytest.approx(loss, rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------------ sessions
+
+
+def sessions(**second):
+    """Two sessions of one wave, by neurons that are others and more or fewer."""
+    parts = {"seed": 1, "bins": 500, "neurons": 6, "session": "Tuesday (2nd)"} | second
+    return [recording(), recording(**parts)]
+
+
+def two(model=FAMILIES["lfads"], **parts):
+    model = msgspec.structs.replace(model, readin_dim=3)
+    return config(model, path=("data/monday.h5", "data/tuesday.h5"), **parts)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_two_sessions_train_one_model(tmp_path, name):
+    """Each by its own read-in and read-out, which its own batches teach; all else is shared."""
+    seen = []
+    run = fit(tmp_path / "run", two(FAMILIES[name], epochs=2), seen.append, sessions())
+    assert run.dims.sessions == (Neurons("monday", 8, 8), Neurons("Tuesday-2nd", 6, 6))
+    described = Run.open(run.path).info["sessions"]
+    assert [s["name"] for s in described] == ["monday", "Tuesday-2nd"]
+    assert [s["source"] for s in described] == ["monday.h5", "tuesday.h5"]
+    assert [s["data_hash"] for s in described] == [prepare(r, run.config).hash for r in sessions()]
+    assert [len(s["channels"]) for s in described] == [len(s["neurons"]) for s in described] == [8, 6]
+    assert [run.session_index(s["name"]) for s in described] == [0, 1]
+    with pytest.raises(ConfigError, match="no session 'sunday': it has monday, Tuesday-2nd"):
+        run.session_index("sunday")
+    assert [run.sample(i, 7)["x"].shape for i in (0, 1)] == [(7, 8), (7, 6)]
+    assert run.alignment() is None  # nothing is known that they share
+
+    torch.manual_seed(run.config.fit.seed)
+    before, after = run.build().state_dict(), weights(run)
+    for key in after:
+        if "linear" in key and key.startswith("sessions"):
+            assert not torch.equal(before[key], after[key]), key
+    assert_equal(weights(fit(tmp_path / "again", two(FAMILIES[name], epochs=2), data=sessions())), after)
+
+
+def test_sessions_share_the_behaviour_read_out(tmp_path):
+    """What is fitted on all of them decodes each, and `r2_valid` is over all of their bins."""
+    run = fit(tmp_path / "run", two(epochs=20), data=sessions())
+    family, s = run.model(), run.dims.anchor_bins
+    assert [key for key in weights(run) if "behaviour" in key] == ["behaviour.weight", "behaviour.bias"]
+    truths, decoded = [], []
+    for i, r in enumerate(prepare(r, run.config) for r in sessions()):
+        segments = r.segments[r.splits == "valid"]
+        truths.append(r.behaviour[modelled_bins(segments, s)])
+        decoded.append(segment_outputs(family.use(i), Tensors(r), segments)["behaviour"])
+        assert r2(truths[-1], decoded[-1]).mean() > 0.3
+    together = r2(np.concatenate(truths), np.concatenate(decoded)).mean()
+    assert together == pytest.approx(run.info["behaviour_fit"]["r2_valid"], abs=1e-4)
+
+
+def test_two_sessions_resume_bit_for_bit_and_know_their_data(tmp_path):
+    whole = fit(tmp_path / "whole", two(epochs=3), data=sessions())
+    fit(tmp_path / "parts", two(epochs=3), interrupt_after(0), sessions())
+    with pytest.raises(TrainingError, match=r"begun on other data than data/monday\.h5, data/tuesday\.h5"):
+        fit(tmp_path / "parts", two(epochs=3), data=sessions(seed=2), resume=True)
+    with pytest.raises(TrainingError, match="begun on other data"):
+        fit(tmp_path / "parts", two(epochs=3), data=sessions()[::-1], resume=True)
+    resumed = fit(tmp_path / "parts", two(epochs=3), data=sessions(), resume=True)
+    assert_equal(weights(whole), weights(resumed))
+
+
+def trials(seed, **parts):
+    """Eight trials of 40 bins, in two conditions."""
+    parts = {"conditions": np.array(["a", "b"] * 4), "segments": np.arange(0, 320, 40)[:, None] + [0, 40]} | parts
+    return recording(seed=seed, bins=320, **parts)
+
+
+def test_conditions_that_sessions_share_are_what_they_begin_from(tmp_path):
+    """Before the first epoch, and kept with the run for a session that comes later."""
+    run = fit(tmp_path / "run", two(epochs=1), data=[trials(0), trials(1)])
+    alignment = Run.open(run.path).alignment()
+    assert alignment.conditions == ("a", "b")
+    assert alignment.averages.shape == (2, 40, 3)
+    assert alignment.averages.std((0, 1)) == pytest.approx(np.ones(3), abs=1e-3)
+    single = config(msgspec.structs.replace(FAMILIES["lfads"], readin_dim=3), epochs=1)
+    assert fit(tmp_path / "single", single, data=trials(0)).alignment() is None
+
+
+@pytest.mark.parametrize(
+    ("c", "data", "said"),
+    [
+        (
+            two(),
+            sessions(session="monday"),
+            "two recordings are of the session 'monday': give each its own `session`, or file name",
+        ),
+        (
+            two(),
+            sessions(bin_width_s=0.01),
+            "data/tuesday.h5 has bin_width_s 0.01, data/monday.h5 has 0.02: sessions of a model share them",
+        ),
+        (two(), sessions(behaviour_labels=("x", "speed")), "data/tuesday.h5 has behaviour_labels ('x', 'speed')"),
+        (two(), sessions(external=np.zeros((500, 1))), "data/tuesday.h5 has external_labels ('external0',)"),
+        (config(labelled), recording(), "model.f_prior.kind: labelled needs recordings with `conditions`"),
+        (two(labelled), [trials(0), sessions()[1]], "model.f_prior.kind: labelled needs recordings with `conditions`"),
+        (
+            config(sequences, Objective(discriminative=1.0)),
+            recording(),
+            "objective.discriminative tells segments apart, and there is one",
+        ),
+        (config(heldout_every=9), recording(), "data.heldout_every=9 holds out none of 8 neurons"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line_and_leaves_nothing_behind(tmp_path, c, data, said):
+    with pytest.raises(ConfigError) as error:
+        fit(tmp_path / "run", c, data=data)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_labelled_prior_has_a_row_for_each_condition_of_any_session(tmp_path):
+    data = [trials(0), trials(1, conditions=np.array(["b", "c"] * 4))]
+    run = fit(tmp_path / "run", two(labelled, epochs=1), data=data)
+    assert run.dims.n_labels == 3
+    moved = weights(run)["f_prior.mean"]
+    assert moved.shape == (3, 4)
+    assert moved.abs().sum(1).min() > 0
+
+
+def test_every_training_segment_of_every_session_is_a_sequence(tmp_path):
+    run = fit(tmp_path / "run", two(FAMILIES["fhvae"], epochs=1), data=[trials(0), trials(1)])
+    n = sum((prepare(trials(seed), run.config).splits == "train").sum() for seed in (0, 1))
+    moved = weights(run)["f_prior.mean"]
+    assert moved.shape == (n, 4) == (run.dims.n_sequences, 4)
+    assert moved.abs().sum(1).min() > 0

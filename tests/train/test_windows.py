@@ -6,13 +6,21 @@ from hypothesis import strategies as st
 
 from rtdsae.errors import TrainingError
 from rtdsae.recordings import Recording
-from rtdsae.train.windows import Tensors, Windows
+from rtdsae.train.config import Fit
+from rtdsae.train.fit import draw_batches
+from rtdsae.train.windows import SessionWindows, Tensors, Windows
+
+CPU = torch.device("cpu")
 
 
-def tensors(lengths, heldout=None):
+def recording(lengths, **parts):
     ends = np.cumsum(lengths)
     counts = np.arange(ends[-1])[:, None] + np.zeros((1, 3), int)  # a count tells its bin
-    return Tensors(Recording(counts, 0.02, segments=np.stack([ends - lengths, ends], 1), heldout=heldout))
+    return Recording(counts, 0.02, segments=np.stack([ends - lengths, ends], 1), **parts)
+
+
+def tensors(lengths, **parts):
+    return Tensors(recording(lengths, **parts))
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=6), st.integers(1, 8), st.integers(1, 12), st.integers(0, 9))
@@ -46,3 +54,97 @@ def test_a_batch_holds_the_bins_and_hides_heldout_neurons():
 def test_segments_that_are_all_too_short_are_refused_with_what_to_lower():
     with pytest.raises(TrainingError, match=r"window of 20 bins .* the longest of 2 has 12; lower"):
         Windows(tensors([10, 12]).recording, "train", 20, 10)
+
+
+# ------------------------------------------------------------------------------------------------------------ sessions
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=6), st.integers(1, 8), st.integers(1, 12), st.integers(0, 9))
+def test_windows_know_their_segment(lengths, s, r, seed):
+    """Segments that are too short are not counted: the index is of those that hold a window."""
+    t = tensors([*lengths, s + r])
+    windows = Windows(t.recording, "train", s + r, r)
+    long = [(a, b) for a, b in t.recording.segments.tolist() if b - a >= s + r]
+    for firsts in (windows.tiles(), windows.draw(torch.Generator().manual_seed(seed))):
+        segment = windows.segment_of(firsts).tolist()
+        assert all(long[i][0] <= f and f + s + r <= long[i][1] for i, f in zip(segment, firsts.tolist(), strict=True))
+        assert windows.per_segment().tolist() == [segment.count(i) for i in range(len(long))]
+
+
+SPLITS = np.array(["train", "valid", "train", "train", "train"])
+
+
+def two_sessions(batch_bins=20):
+    """Windows of 10 + 10 bins; the third segment of each is too short for one."""
+    words = ["left", "right", "up"]
+    first = recording([40, 20, 5, 20, 20], splits=SPLITS, conditions=np.array(["up", "up", "left", "left", "up"]))
+    second = recording([20, 20, 5, 50, 21], splits=SPLITS, conditions=np.array(["right", "up", "left", "up", "right"]))
+    a = SessionWindows(Tensors(first), batch_bins, 10, words)
+    return [a, SessionWindows(Tensors(second), batch_bins, 10, words, first_sequence=len(a.train.segments))]
+
+
+def test_a_context_has_label_sequence_and_number_of_windows():
+    """Labels are by the vocabulary that the sessions share; sequences are numbered on from session to session."""
+    a, b = two_sessions()
+    context = a.context(torch.tensor([85, 0, 15, 20, 65]), CPU)
+    assert context.label.tolist() == [2, 2, 2, 2, 0]  # up, up, up, up, left
+    assert context.sequence.tolist() == [2, 0, 0, 0, 1]
+    assert context.windows.tolist() == [1, 3, 3, 3, 1]
+    context = b.context(torch.tensor([0, 45, 75, 95, 96]), CPU)
+    assert context.label.tolist() == [1, 2, 2, 1, 1]
+    assert context.sequence.tolist() == [3, 4, 4, 5, 5]
+    assert context.windows.tolist() == [1, 4, 4, 2, 2]
+
+
+def test_without_conditions_in_every_session_there_are_no_labels():
+    with_them = recording([40, 20, 20, 20, 20], splits=SPLITS, conditions=np.arange(5))
+    assert SessionWindows(Tensors(with_them), 20, 10, []).context(torch.tensor([0]), CPU).label is None
+    without = recording([40, 20, 20, 20, 20], splits=SPLITS)
+    assert SessionWindows(Tensors(without), 20, 10, []).context(torch.tensor([0]), CPU).label is None
+
+
+def test_training_bins_are_the_training_segments_that_hold_a_window():
+    a, _ = two_sessions()
+    assert a.training_bins()[:, 0].tolist() == [*range(40), *range(65, 105)]
+
+
+@given(st.integers(1, 9), st.integers(0, 5))
+def test_an_epoch_has_every_window_of_every_session_once_in_batches_of_one_session(batch_size, epoch):
+    sessions = two_sessions()
+    batches = draw_batches(sessions, Fit(batch_size=batch_size), epoch)
+    for i, session in enumerate(sessions):
+        drawn = [first for session_index, first in batches if session_index == i]
+        assert sorted(map(len, drawn))[1:] == [batch_size] * (len(drawn) - 1)  # but for one rest
+        segment = session.train.segment_of(torch.cat(drawn)).tolist()
+        assert [segment.count(k) for k in range(3)] == session.train.per_segment().tolist()
+    again = draw_batches(sessions, Fit(batch_size=batch_size), epoch)
+    assert [(i, first.tolist()) for i, first in again] == [(i, first.tolist()) for i, first in batches]
+
+
+def test_sessions_take_turns_at_random():
+    sessions = two_sessions()
+    orders = {tuple(i for i, _ in draw_batches(sessions, Fit(batch_size=1), epoch)) for epoch in range(20)}
+    assert len(orders) > 10
+    seeds = [draw_batches(sessions, Fit(batch_size=1, seed=seed), 0) for seed in (0, 1)]
+    assert [f.tolist() for _, f in seeds[0]] != [f.tolist() for _, f in seeds[1]]
+
+
+# ------------------------------------------------------------------------------------------ entries that are kept apart
+
+
+def test_entries_are_kept_apart_at_their_rate_and_always_the_same():
+    a = Tensors(Recording(np.zeros((2000, 5)), 0.02), cv_mask=0.2)
+    assert a.apart.unique().tolist() == [0, 1]
+    assert a.apart.mean().item() == pytest.approx(0.2, abs=0.02)
+    assert a.apart.mean(0).numpy() == pytest.approx(np.full(5, 0.2), abs=0.05)  # of every neuron
+    torch.manual_seed(99)
+    assert torch.equal(a.apart, Tensors(Recording(np.ones((2000, 5)), 0.02), cv_mask=0.2).apart)
+    assert Tensors(Recording(np.zeros((2000, 5)), 0.02)).apart is None
+
+
+def test_windows_carry_which_of_their_entries_are_apart():
+    t = Tensors(Recording(np.zeros((60, 3)), 0.02), cv_mask=0.3)
+    batch = t.windows_at(torch.tensor([0, 7]), 10)
+    assert torch.equal(batch.apart, torch.stack([t.apart[:10], t.apart[7:17]]))
+    assert t.windows_at(torch.tensor([0]), 10).u is None
+    assert Tensors(Recording(np.zeros((60, 3)), 0.02)).windows_at(torch.tensor([0]), 10).apart is None
