@@ -4,15 +4,18 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import zipfile
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtdsae import bundle
-from rtdsae.bundle import FILES, Manifest, Output, StatePart, load, write
+from rtdsae.bundle import SESSION_FILES, Manifest, Output, Session, StatePart, load, session_path, write
 from rtdsae.errors import BundleError
 
 S, T, C, U = 4, 20, 3, 2
@@ -36,9 +39,10 @@ MANIFEST = Manifest(
 )
 
 
-def golden_arrays():
-    rng = np.random.default_rng(0)
-    shapes = {"x": (T, C), "observed": (T,), "u": (T, U)} | {k: (T - S, *shape) for k, shape in SHAPES.items()}
+def golden_arrays(channels=C, neurons=C, seed=0):
+    rng = np.random.default_rng(seed)
+    sizes = SHAPES | {"rates": (neurons,)}
+    shapes = {"x": (T, channels), "observed": (T,), "u": (T, U)} | {k: (T - S, *shape) for k, shape in sizes.items()}
     return {name: rng.random(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
@@ -55,6 +59,27 @@ CONTENT = {
     "MODEL_CARD.md": b"# tiny\n",
 }
 
+# The same model with a second session: 2 channels, and a third neuron that was held out.
+DAY_2 = Session(
+    name="day2",
+    channels=["p", "q"],
+    outputs=[Output(name=name, shape=list(shape)) for name, shape in (SHAPES | {"rates": (3,)}).items()],
+    normalisation={"mean": [0.5, 1.0]},
+)
+DAY_2_CONTENT = {
+    "anchor.onnx": b"anchor of day 2",
+    "step.onnx": b"step of day 2",
+    "golden.npz": npz(**golden_arrays(2, 3, seed=1)),
+}
+WEIGHTS = {"model.kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "alignment": np.ones((2, 4, 3), np.float32)}
+TWO = msgspec.structs.replace(MANIFEST, sessions=["day 1", "day2"], further=[DAY_2])
+TWO_CONTENT = (
+    CONTENT
+    | {session_path("day2", name): content for name, content in DAY_2_CONTENT.items()}
+    | {"weights.npz": npz(**WEIGHTS)}
+)
+TWO_FILES = ["manifest.json", *TWO_CONTENT]
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -62,19 +87,25 @@ def folder(tmp_path):
     return tmp_path / "tiny"
 
 
+@pytest.fixture
+def two(tmp_path):
+    write(tmp_path / "two", TWO, TWO_CONTENT)
+    return tmp_path / "two"
+
+
 def reseal(folder, **changes):
     """What a hostile author would do: a manifest of their own, with hashes that are right."""
-    manifest = json.loads((folder / "manifest.json").read_text()) | changes
-    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
-    manifest |= {"files": changes.get("files", hashes), "manifest_sha256": "0" * 64}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in manifest["files"]}
+    manifest |= {"files": hashes, **changes, "manifest_sha256": "0" * 64}
     text = json.dumps(manifest)
     digest = hashlib.sha256(text.encode()).hexdigest()
     (folder / "manifest.json").write_text(text.replace("0" * 64, digest))
 
 
-def refusal(folder):
+def refusal(folder, session=None):
     with pytest.raises(BundleError) as caught:
-        load(folder).golden()
+        load(folder).session(session).golden()
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     assert len(message) < 500
@@ -113,11 +144,11 @@ def test_the_same_content_has_the_same_hash(folder, tmp_path):
 @pytest.fixture(scope="module")
 def sealed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sealed") / "tiny"
-    write(folder, MANIFEST, CONTENT)
+    write(folder, TWO, TWO_CONTENT)
     return folder
 
 
-@pytest.mark.parametrize("name", ["manifest.json", *FILES])
+@pytest.mark.parametrize("name", TWO_FILES)
 @settings(deadline=None)
 @given(data=st.data())
 def test_any_one_byte_changed_is_refused(sealed, name, data):
@@ -128,7 +159,9 @@ def test_any_one_byte_changed_is_refused(sealed, name, data):
     altered[at] ^= change
     try:
         (sealed / name).write_bytes(altered)
-        refusal(sealed)
+        with pytest.raises(BundleError) as caught:
+            load(sealed)
+        assert len(str(caught.value).splitlines()) == 1
     finally:
         (sealed / name).write_bytes(original)
 
@@ -146,18 +179,18 @@ def test_every_byte_of_the_manifest_counts(sealed):
         (sealed / "manifest.json").write_bytes(original)
 
 
-@pytest.mark.parametrize("name", ["manifest.json", *FILES])
+@pytest.mark.parametrize("name", TWO_FILES)
 @pytest.mark.parametrize("keep", [0, 1, -1])
-def test_truncated_files_are_refused(folder, name, keep):
-    content = (folder / name).read_bytes()
-    (folder / name).write_bytes(content[:keep])
-    refusal(folder)
+def test_truncated_files_are_refused(two, name, keep):
+    content = (two / name).read_bytes()
+    (two / name).write_bytes(content[:keep])
+    refusal(two, "day2")
 
 
-@pytest.mark.parametrize("name", ["manifest.json", *FILES])
-def test_a_missing_file_is_named(folder, name):
-    (folder / name).unlink()
-    assert f"{name}: is missing" in refusal(folder)
+@pytest.mark.parametrize("name", TWO_FILES)
+def test_a_missing_file_is_named(two, name):
+    (two / name).unlink()
+    assert f"{name}: is missing" in refusal(two, "day2")
 
 
 def test_a_newer_format_is_recognised_before_anything_else(folder):
@@ -185,17 +218,28 @@ def test_a_manifest_that_names_other_files_is_refused(folder, name):
     assert "files must be anchor.onnx" in refusal(folder)
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "step.onnx"])
-def test_links_and_pipes_are_not_followed(folder, tmp_path, name):
-    (folder / name).rename(tmp_path / name)
-    (folder / name).symlink_to(tmp_path / name)
-    assert f"{name}: is not a regular file" in refusal(folder)
-    (folder / name).unlink()
-    os.mkfifo(folder / name)
-    assert f"{name}: is not a regular file" in refusal(folder)
-    (folder / name).unlink()
-    (folder / name).mkdir()
-    assert f"{name}: is not a regular file" in refusal(folder)
+@pytest.mark.parametrize("name", ["manifest.json", "step.onnx", "weights.npz", "sessions/day2/golden.npz"])
+def test_links_and_pipes_are_not_followed(two, tmp_path, name):
+    (two / name).rename(tmp_path / "moved")
+    (two / name).symlink_to(tmp_path / "moved")
+    assert f"{name}: is not a regular file" in refusal(two, "day2")
+    (two / name).unlink()
+    os.mkfifo(two / name)
+    assert f"{name}: is not a regular file" in refusal(two, "day2")
+    (two / name).unlink()
+    (two / name).mkdir()
+    assert f"{name}: is not a regular file" in refusal(two, "day2")
+
+
+@pytest.mark.parametrize("name", ["sessions", "sessions/day2"])
+def test_a_folder_of_sessions_is_a_folder_and_no_link_to_one(two, tmp_path, name):
+    (two / name).rename(tmp_path / "moved")
+    assert f"{name}: is missing or no folder: this is not a whole bundle" in refusal(two, "day2")
+    (two / name).symlink_to(tmp_path / "moved", target_is_directory=True)
+    assert f"{name}: is missing or no folder" in refusal(two, "day2")
+    (two / name).unlink()
+    (two / name).touch()
+    assert f"{name}: is missing or no folder" in refusal(two, "day2")
 
 
 def test_a_file_that_is_no_part_of_it_is_refused(folder):
@@ -205,10 +249,218 @@ def test_a_file_that_is_no_part_of_it_is_refused(folder):
     assert r"'weights\n.bin' is no part of a bundle" in refusal(folder)
 
 
-@pytest.mark.parametrize(("name", "limit"), [("manifest.json", bundle.MAX_MANIFEST), ("step.onnx", bundle.MAX_FILE)])
-def test_oversized_files_are_refused_unread(folder, name, limit):
-    os.truncate(folder / name, limit + 1)  # sparse: takes no disk
-    assert f"has {limit + 1} bytes" in refusal(folder)
+@pytest.mark.parametrize("where", ["sessions", "sessions/day2"])
+@pytest.mark.parametrize("name", ["step.onnx.bak", "day3"])
+def test_what_is_no_part_of_a_session_is_refused(two, where, name):
+    (two / where / ".DS_Store").touch()
+    load(two)
+    (two / where / name).touch()
+    assert f"'{where}/{name}' is no part of a bundle" in refusal(two, "day2")
+    (two / where / name).unlink()
+    shutil.copytree(two / "sessions" / "day2", two / where / name)  # a whole session that the manifest does not know
+    assert f"'{where}/{name}' is no part of a bundle" in refusal(two, "day2")
+
+
+def test_sessions_beside_a_bundle_of_one_are_no_part_of_it(folder):
+    (folder / "sessions").mkdir()
+    assert "'sessions' is no part of a bundle" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("manifest.json", bundle.MAX_MANIFEST),
+        ("step.onnx", bundle.MAX_FILE),
+        ("weights.npz", bundle.MAX_FILE),
+        ("sessions/day2/step.onnx", bundle.MAX_FILE),
+    ],
+)
+def test_oversized_files_are_refused_unread(two, name, limit):
+    os.truncate(two / name, limit + 1)  # sparse: takes no disk
+    assert f"has {limit + 1} bytes" in refusal(two, "day2")
+
+
+# sessions -------------------------------------------------------------------------------------------------------------
+
+
+def test_each_session_has_its_own_neurons_and_files_and_the_one_model(two):
+    loaded = load(two)
+    assert loaded.files == TWO_CONTENT
+    assert loaded.manifest.sessions == ["day 1", "day2"]
+    first, second = loaded.session("day 1"), loaded.session("day2")
+    assert first.manifest == loaded.manifest
+    assert {name: first.files[name] for name in SESSION_FILES} == {name: CONTENT[name] for name in SESSION_FILES}
+    assert {name: second.files[name] for name in SESSION_FILES} == DAY_2_CONTENT
+    assert second.manifest.channels == ["p", "q"]
+    assert second.manifest.output("rates").shape == [3]
+    assert second.manifest.normalisation == {"mean": [0.5, 1.0]}
+    own = ("channels", "outputs", "normalisation")
+    shared = [field for field in Manifest.__struct_fields__ if field not in own]
+    assert [getattr(second.manifest, f) for f in shared] == [getattr(loaded.manifest, f) for f in shared]
+    for session, arrays in ((first, golden_arrays()), (second, golden_arrays(2, 3, seed=1))):
+        found = session.golden()
+        assert found.keys() == arrays.keys()
+        for name, array in found.items():
+            np.testing.assert_array_equal(array, arrays[name])
+        assert session.hash == loaded.hash
+        assert session.weights().keys() == WEIGHTS.keys()
+
+
+def test_a_session_has_to_be_named_only_where_there_are_several(folder, two):
+    assert load(folder).session().files == load(folder).session("day 1").files == CONTENT
+    with pytest.raises(BundleError, match=r"two: has the sessions day 1, day2: say which one with --session$"):
+        load(two).session()
+    for name in ("day3", "", "..", "Day2"):
+        with pytest.raises(BundleError, match=rf"two: has no session '{name}': it has day 1, day2$"):
+            load(two).session(name)
+    with pytest.raises(BundleError, match=r"tiny: has no session 'day2': it has day 1$"):
+        load(folder).session("day2")
+
+
+def day_2(**changes):
+    return [json.loads(msgspec.json.encode(DAY_2)) | changes]
+
+
+def outputs(**shapes):
+    return [{"name": name, "shape": list(shape)} for name, shape in (SHAPES | {"rates": (3,)} | shapes).items()]
+
+
+def renamed(name):
+    """A second session of this name, in the manifest's two places."""
+    return {"sessions": ["day 1", name], "further": day_2(name=name)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"sessions": ["day2", "day2"]}, "sessions must be names, each another one"),
+        ({"sessions": ["day 1", "day2", "day2"], "further": day_2() * 2}, "sessions must be names, each another one"),
+        ({"sessions": ["day 1"]}, "further must be the sessions after the first"),
+        ({"sessions": []}, "further must be the sessions after the first"),
+        ({"sessions": ["day 1", "day3"]}, "further must be the sessions after the first"),
+        ({"sessions": ["day2", "day 1"]}, "further must be the sessions after the first"),
+        ({"further": []}, "further must be the sessions after the first"),
+        (renamed(".."), "a session's name must be letters"),
+        (renamed("."), "a session's name must be letters"),
+        (renamed(""), "a session's name must be letters"),
+        (renamed("a/b"), "a session's name must be letters"),
+        (renamed("../day2"), "a session's name must be letters"),
+        (renamed("/day2"), "a session's name must be letters"),
+        (renamed("day 2"), "a session's name must be letters"),
+        (renamed("d" * 101), "a session's name must be letters"),
+        (renamed("day2\n"), "must be printable, on one line"),
+        (renamed("day3"), "files must be anchor.onnx"),
+        ({"further": day_2(channels=[])}, "session day2: channels must be labels"),
+        ({"further": day_2(channels=["p", "p"])}, "session day2: channels must be labels"),
+        ({"further": day_2(channels=["p", "q\x1b[2J"])}, "session day2: labels, units and names must be printable"),
+        ({"further": day_2(channels=list("pqrs"))}, "session day2: output rates must have a value for each channel"),
+        ({"further": day_2(outputs=outputs(z=(3,)))}, "session day2: its outputs but for rates must be the first"),
+        ({"further": day_2(outputs=outputs(factors=(5, 1)))}, "session day2: its outputs but for rates must be"),
+        ({"further": day_2(outputs=outputs()[:-1])}, "session day2: its outputs but for rates must be the first"),
+        ({"further": day_2(outputs=outputs()[::-1])}, "session day2: outputs must be of factors"),
+        ({"further": day_2(outputs=outputs(rates=(0,)))}, "session day2: output rates: shape must be sizes"),
+        ({"further": day_2(surprise=1)}, "unknown field `surprise`"),
+        ({"further": [{"name": "day2"}]}, "missing required field"),
+    ],
+)
+def test_sessions_that_are_not_of_one_model_are_refused(two, changes, complaint):
+    reseal(two, **changes)
+    assert complaint in refusal(two, "day2")
+
+
+def test_a_golden_run_of_another_session_is_refused_by_its_path(two):
+    (two / "sessions" / "day2" / "golden.npz").write_bytes(CONTENT["golden.npz"])
+    reseal(two)
+    load(two).session("day 1").golden()
+    assert "two/sessions/day2/golden.npz: x must be finite float32 (20, 2)" in refusal(two, "day2")
+
+
+def test_the_weights_are_what_was_written_or_are_told_to_be_absent(folder, two):
+    found = load(two).weights()
+    assert found.keys() == WEIGHTS.keys()
+    for name, values in WEIGHTS.items():
+        np.testing.assert_array_equal(found[name], values)
+        assert found[name].dtype == values.dtype
+    with pytest.raises(BundleError, match=r"tiny: was written without its weights: calibrate from the run instead$"):
+        load(folder).weights()
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "weights.npz: cannot be read as arrays"),
+        (TWO_CONTENT["weights.npz"][:-30], "weights.npz: cannot be read as arrays"),
+        (npz(kernel=np.array([print], dtype=object)), "allow_pickle=False"),
+        (npz(kernel=np.array([1, np.nan], np.float32)), "weights.npz: 'kernel' is not finite numbers"),
+        (npz(kernel=np.array([1, -np.inf])), "weights.npz: 'kernel' is not finite numbers"),
+        (npz(kernel=np.array(["1"])), "weights.npz: 'kernel' is not finite numbers"),
+        (npz(kernel=np.array([1j])), "weights.npz: 'kernel' is not finite numbers"),
+        (npz(**{"a\nb": np.array(np.nan)}), r"weights.npz: 'a\nb' is not finite numbers"),
+    ],
+    ids=range(8),
+)
+def test_weights_that_are_not_finite_numbers_are_refused_where_they_are_asked_for(tmp_path, content, complaint):
+    write(tmp_path / "two", TWO, TWO_CONTENT | {"weights.npz": content})
+    loaded = load(tmp_path / "two")
+    loaded.session("day2").golden()  # what serves does not need them
+    with pytest.raises(BundleError) as caught:
+        loaded.weights()
+    assert complaint in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_weights_that_unpack_without_end_are_refused(tmp_path, monkeypatch):
+    write(tmp_path / "two", TWO, TWO_CONTENT | {"weights.npz": npz(kernel=np.zeros(1 << 16, np.float32))})
+    monkeypatch.setattr(bundle, "MAX_FILE", 1 << 16)
+    with pytest.raises(BundleError, match=r"weights.npz: unpacks to"):
+        load(tmp_path / "two").weights()
+
+
+@pytest.mark.parametrize("name", ["..", "../../outside", "a/b", "", "day 2"])
+def test_a_name_that_is_a_path_writes_nothing_anywhere(tmp_path, name):
+    manifest = msgspec.structs.replace(
+        TWO, sessions=["day 1", name], further=[msgspec.structs.replace(DAY_2, name=name)]
+    )
+    content = CONTENT | {session_path(name, file): content for file, content in DAY_2_CONTENT.items()}
+    with pytest.raises(BundleError, match=r"two: a session's name must be letters"):
+        write(tmp_path / "in" / "two", manifest, content)
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_session_is_written_with_its_three_files_and_a_golden_run_of_its_own(tmp_path):
+    for file in SESSION_FILES:
+        partial = {name: c for name, c in TWO_CONTENT.items() if name != session_path("day2", file)}
+        with pytest.raises(BundleError, match=rf"a bundle has the files .*sessions/day2/{file}"):
+            write(tmp_path / "two", TWO, partial)
+    with pytest.raises(BundleError, match=r"a bundle has the files .*, found .*sessions/day2/step.onnx"):
+        write(tmp_path / "two", MANIFEST, TWO_CONTENT)
+    wrong = TWO_CONTENT | {session_path("day2", "golden.npz"): CONTENT["golden.npz"]}
+    with pytest.raises(BundleError, match=rf"^{tmp_path}/two/sessions/day2/golden.npz: x must be finite float32"):
+        write(tmp_path / "two", TWO, wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_may_be_written_without_its_weights(tmp_path):
+    write(tmp_path / "two", TWO, {name: content for name, content in TWO_CONTENT.items() if name != "weights.npz"})
+    assert load(tmp_path / "two").session("day2").golden().keys() == golden_arrays().keys()
+
+
+SHIPPED = sorted(path.parent for path in (Path(__file__).parent.parent / "models").glob("*/manifest.json"))
+
+
+def test_models_are_shipped():
+    assert SHIPPED
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_the_shipped_models_are_whole(path):
+    loaded = load(path)
+    assert loaded.manifest.name == path.name
+    for name in loaded.manifest.sessions:
+        assert len(loaded.session(name).golden()["x"]) > loaded.manifest.anchor_bins
+
+
+# manifests ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -296,15 +548,16 @@ def test_a_golden_run_that_unpacks_without_end_is_refused(folder, monkeypatch):
 
 @settings(deadline=None)
 @given(data=st.data())
-def test_a_golden_run_damaged_by_its_author_is_read_or_refused(sealed, data):
-    content = bytearray(CONTENT["golden.npz"])
+@pytest.mark.parametrize("name", ["golden.npz", "weights.npz"])
+def test_arrays_damaged_by_their_author_are_read_or_refused(sealed, name, data):
+    content = bytearray(TWO_CONTENT[name])
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     loaded = load(sealed)
-    damaged = bundle.Bundle(loaded.path, loaded.manifest, {**loaded.files, "golden.npz": bytes(content)})
+    damaged = bundle.Bundle(loaded.path, loaded.manifest, {**loaded.files, name: bytes(content)})
     message = ""
     try:
-        damaged.golden()
+        (damaged.golden if name == "golden.npz" else damaged.weights)()
     except BundleError as error:
         message = str(error)
     assert len(message.splitlines()) <= 1

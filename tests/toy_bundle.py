@@ -2,10 +2,12 @@
 
 anchor   w = Σ_s x_s,  h = w W,  f = w V
 step     h' = h A + (x · observed) B + f D,  z = h'[:3],  factors = h' F,  rates = softplus(h' R),  behaviour = h' K
+
+Another session has a W, V, B and R of its own.
 """
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ class Toy:
     bin_width_s: float = 0.02
     lanes: int = 1
     seed: int = 0
+    label: str = "ch"
 
     def __post_init__(self):
         rng = np.random.default_rng(self.seed)
@@ -44,7 +47,13 @@ class Toy:
             "R": draw(h, c, 1.0),
             "K": draw(h, len(BEHAVIOUR), 1.0),
         }
-        self.channels = [f"ch{i}" for i in range(c)]
+        self.channels = [f"{self.label}{i}" for i in range(c)]
+
+    def for_neurons(self, n_channels, seed=1):
+        """The same model for the neurons of another session."""
+        other = replace(self, n_channels=n_channels, seed=seed, label=f"day{seed}-")
+        other.weights |= {name: self.weights[name] for name in "ADFK"}
+        return other
 
     def anchor(self, window):
         w = window.sum(axis=0)
@@ -69,8 +78,17 @@ class Toy:
     def counts(self, n_bins, seed=1):
         return np.random.default_rng(seed).poisson(1.0, (n_bins, self.n_channels)).astype(np.float32)
 
-    def write(self, folder: Path, *, golden_error: float = 0.0) -> Path:
-        """Writes the bundle and returns its folder."""
+    def write(self, folder: Path, *, golden_error: float = 0.0, further: "dict[str, Toy] | None" = None) -> Path:
+        """Writes the bundle, with further sessions by name where there are any, and returns its folder."""
+        further = further or {}
+        files = {**self.files(golden_error), "MODEL_CARD.md": b"# toy\n"}
+        for name, toy in further.items():
+            files |= {bundle.session_path(name, file): content for file, content in toy.files(golden_error).items()}
+        bundle.write(folder, self.manifest(further), files)
+        return folder
+
+    def files(self, golden_error=0.0):
+        """The three files of a session."""
         x = self.counts(40)
         observed = np.ones(40, np.float32)
         observed[20:23] = 0
@@ -78,19 +96,25 @@ class Toy:
         arrays["factors"][3, 0] += golden_error
         golden = io.BytesIO()
         np.savez(golden, **arrays)
-        files = {
-            "anchor.onnx": self._anchor_graph().SerializeToString(),
-            "step.onnx": self._step_graph().SerializeToString(),
-            "golden.npz": golden.getvalue(),
-            "MODEL_CARD.md": b"# toy\n",
-        }
-        bundle.write(folder, self.manifest(), files)
-        return folder
+        graphs = {"anchor.onnx": self._anchor_graph(), "step.onnx": self._step_graph()}
+        return {name: graph.SerializeToString() for name, graph in graphs.items()} | {"golden.npz": golden.getvalue()}
 
-    def manifest(self):
+    def outputs(self):
         def output(name, size, unit="", labels=()):
             return bundle.Output(name=name, shape=[size], unit=unit, labels=list(labels))
 
+        return [
+            output("factors", N_FACTORS),
+            output("z", N_DYNAMIC),
+            output("f", N_STATIC),
+            output("rates", self.n_channels, "spikes/s", self.channels),
+            output("behaviour", len(BEHAVIOUR), "mm/s", BEHAVIOUR),
+        ]
+
+    def session(self, name):
+        return bundle.Session(name=name, channels=self.channels, outputs=self.outputs(), normalisation={})
+
+    def manifest(self, further):
         return bundle.Manifest(
             format=bundle.FORMAT,
             name="toy",
@@ -102,16 +126,11 @@ class Toy:
             horizon_bins=35,
             lanes=self.lanes,
             external=[],
-            outputs=[
-                output("factors", N_FACTORS),
-                output("z", N_DYNAMIC),
-                output("f", N_STATIC),
-                output("rates", self.n_channels, "spikes/s", self.channels),
-                output("behaviour", len(BEHAVIOUR), "mm/s", BEHAVIOUR),
-            ],
+            outputs=self.outputs(),
             state=[bundle.StatePart(name="h", size=self.n_hidden), bundle.StatePart(name="f", size=N_STATIC)],
             normalisation={},
-            sessions=["toy"],
+            sessions=["toy", *further],
+            further=[toy.session(name) for name, toy in further.items()],
             provenance={},
             scores={},
             files={},
@@ -148,7 +167,7 @@ class Toy:
         ]
         state = (self.lanes, self.n_hidden + N_STATIC)
         inputs = {"x": (self.lanes, self.n_channels), "observed": (self.lanes, 1), "state": state}
-        outputs = {o.name: (self.lanes, *o.shape) for o in self.manifest().outputs}
+        outputs = {o.name: (self.lanes, *o.shape) for o in self.outputs()}
         integers = {"sizes": [self.n_hidden, N_STATIC], "zero": [0], "n_z": [N_DYNAMIC], "one": [1]}
         return self._model(nodes, inputs, {"state_out": state, **outputs}, integers, "ABDFRK")
 

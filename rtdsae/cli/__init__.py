@@ -19,6 +19,7 @@ VERBS = {
     "train": ("rtdsae.cli.offline", "Train", "train a model on a recording"),
     "evaluate": ("rtdsae.cli.offline", "Evaluate", "score a run by streaming, with figures"),
     "export": ("rtdsae.cli.offline", "Export", "write a run as a bundle"),
+    "calibrate": ("rtdsae.cli.offline", "Calibrate", "fit a new session's neurons to a trained model"),
     "inspect": ("rtdsae.cli.offline", "Inspect", "verify a bundle and say what is in it"),
     "serve": ("rtdsae.cli.live", "Serve", "decode an LSL stream and publish latents"),
     "listen": ("rtdsae.cli.live", "Listen", "print what is published"),

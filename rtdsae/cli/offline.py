@@ -1,16 +1,24 @@
 """The modeller's verbs: train, evaluate, export, inspect."""
 
+import contextlib
+import copy
 import json
 import shlex
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from tyro.conf import Positional
 
 from rtdsae.errors import ConfigError
 
-__all__ = ["Evaluate", "Export", "Inspect", "Train"]
+if TYPE_CHECKING:
+    from rtdsae.bundle import Bundle
+
+__all__ = ["Calibrate", "Evaluate", "Export", "Inspect", "Train"]
 
 
 class Train(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,8 +26,8 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
 
     config: Positional[Path]
     """YAML file, such as configs/lfads.yaml."""
-    data: str | None = None
-    """Recording to train on, in place of the config's data.path."""
+    data: tuple[str, ...] = ()
+    """Recording to train on, in place of the config's data.path; repeat it for several sessions."""
     out: Path | None = None
     """Run directory to make (default: out/runs/<config>-<recording>)."""
     set: tuple[str, ...] = ()
@@ -33,20 +41,21 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
         from rtdsae.train.config import load_config
 
         config = load_config(self.config, self.set, self.data)
-        if not config.data.path:
+        if not config.data.paths:
             raise ConfigError(f"{self.config} names no recording: give --data PATH, or set data.path")
-        recording = load(config.data.path, config.data.bin_width_s)
+        recordings = [load(path, config.data.bin_width_s) for path in config.data.paths]
 
         from rtdsae.cli.progress import TrainingProgress
         from rtdsae.train.fit import train
         from rtdsae.train.run import prepare
 
-        recording = prepare(recording, config)
-        out = self.out or Path("out/runs") / f"{self.config.stem}-{Path(config.data.path).stem}"
+        recordings = [prepare(recording, config) for recording in recordings]
+        out = self.out or Path("out/runs") / f"{self.config.stem}-{Path(config.data.paths[0]).stem}"
         command = f"rtdsae {shlex.join(sys.argv[1:])}"
-        print(f"training on {config.data.path}: {recording.n_bins} bins, {recording.n_channels} neurons; run: {out}")
+        for path, r in zip(config.data.paths, recordings, strict=True):
+            print(f"training on {path}: {r.n_bins} bins, {r.n_channels} neurons; run: {out}")
         with TrainingProgress(config.fit.epochs) as progress:
-            info = train(out, config, recording, progress, command=command, resume=self.resume).info
+            info = train(out, config, recordings, progress, command=command, resume=self.resume).info
         if info["too_short"]:
             print(f"{info['too_short']} segments are shorter than a window (S + R bins) and were left out")
         best = f"best at {info['best_epoch'] + 1}" if info["epochs_done"] else "nothing to export yet"
@@ -60,6 +69,8 @@ class Evaluate(msgspec.Struct, frozen=True, kw_only=True):
     """Run directory."""
     data: Path | None = None
     """Another recording of the same neurons, scored whole (default: the run's own test part, or else validation)."""
+    session: str | None = None
+    """Score this session alone (default: all that the run has)."""
     json: bool = False
     """Print the scores as one JSON object on the last line."""
 
@@ -68,11 +79,13 @@ class Evaluate(msgspec.Struct, frozen=True, kw_only=True):
         from rtdsae.evaluate.score import evaluate
         from rtdsae.train.run import Run
 
-        report = evaluate(Run.open(self.path), self.data)
-        if self.json:
-            print(json.dumps(report.scores))
+        reports = evaluate(Run.open(self.path), self.data, self.session)
+        if not self.json:
+            print("\n".join(report.table() for report in reports))
+        elif len(reports) == 1:
+            print(json.dumps(reports[0].scores))
         else:
-            print(report.table())
+            print(json.dumps({"sessions": {report.scores["session"]: report.scores for report in reports}}))
 
 
 class Export(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +114,72 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
         print(f"bundle: {self.out} ({made.hash[:16]})")
 
 
+class Calibrate(msgspec.Struct, frozen=True, kw_only=True):
+    """Fit a new session's neurons to a model that stays as it is, from some minutes of data; writes a new bundle."""
+
+    source: Positional[Path]
+    """Bundle, or the run of one."""
+    data: str
+    """Recording of the new session."""
+    out: Path
+    """Folder of the new bundle, which has the old sessions too."""
+    session: str = ""
+    """Name of the new session (default: the recording's own, or its file's)."""
+    set: tuple[str, ...] = ()
+    """section.key=value of fit, data or objective, in place of the model's; repeat it for several."""
+    overwrite: bool = False
+    """Replace a bundle that is at --out."""
+
+    def run(self) -> None:
+        """Fits, exports, and says what came of it."""
+        from rtdsae.recordings import load
+        from rtdsae.train.config import calibration_config
+
+        with bundle_of(self.source) as bundle:
+            tree = copy.deepcopy(bundle.manifest.config)  # --set is of this calibration, not of the model
+            config = calibration_config(tree, self.set, self.data, str(self.source))
+            recording = load(self.data, config.data.bin_width_s)
+
+            from rtdsae.cli.progress import TrainingProgress
+            from rtdsae.train.calibrate import calibrate
+            from rtdsae.train.run import prepare
+
+            command = f"rtdsae {shlex.join(sys.argv[1:])}"
+            with TrainingProgress(config.fit.epochs) as progress:
+                made = calibrate(
+                    bundle,
+                    prepare(recording, config),
+                    self.out,
+                    config,
+                    progress,
+                    session=self.session,
+                    command=command,
+                    overwrite=self.overwrite,
+                )
+        begun = "from the conditions that the model knows" if made.aligned else "at random: no conditions in common"
+        print(f"session {made.session}: read-in begun {begun}")
+        for name, value in made.after.items():
+            print(f"  valid {name:12} {value:.4f}   before {made.before[name]:.4f}   nats per bin and neuron")
+        if made.r2_behaviour is not None:
+            print(f"  behaviour R2 {made.r2_behaviour:.3f} by the model's own read-out, validation part")
+        print(f"bundle: {self.out} ({made.bundle.hash[:16]}); rtdsae serve {self.out} --session {made.session}")
+
+
+@contextlib.contextmanager
+def bundle_of(path: Path) -> "Iterator[Bundle]":
+    """A bundle, or what the run at `path` exports to."""
+    from rtdsae import bundle
+
+    if not (path / "run.json").exists():
+        yield bundle.load(path)
+        return
+    from rtdsae.train.export import export
+    from rtdsae.train.run import Run
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield export(Run.open(path), Path(folder) / path.resolve().name)
+
+
 class Inspect(msgspec.Struct, frozen=True, kw_only=True):
     """Verify a bundle and say what is in it."""
 
@@ -121,7 +200,8 @@ class Inspect(msgspec.Struct, frozen=True, kw_only=True):
         labels = f"{m.channels[0]} ... {m.channels[-1]}"
         shapes = ", ".join(f"{o.name} {tuple(o.shape)}{' ' + o.unit if o.unit else ''}" for o in m.outputs)
         state = ", ".join(f"{part.name} {part.size}" for part in m.state)
-        print(f"{m.name}: {m.family}, intact ({bundle.hash[:16]})")
+        home = f", session {m.sessions[0]}" if m.further else ""
+        print(f"{m.name}: {m.family}, intact ({bundle.hash[:16]}){home}")
         print(
             f"  input      {len(m.channels)} channels ({labels}), "
             f"bins of {1000 * m.bin_width_s:g} ms, {m.lanes} lane(s)"
@@ -129,6 +209,8 @@ class Inspect(msgspec.Struct, frozen=True, kw_only=True):
         print(f"  window     anchored on S = {m.anchor_bins} bins, trained for R = {m.horizon_bins} more")
         print(f"  outputs    {shapes}")
         print(f"  state      {state}")
+        for session in m.further:
+            print(f"  session    {session.name}: {len(session.channels)} channels")
         print(f"  data hash  {m.provenance.get('data_hash', 'unknown')}")
         for name, value in m.scores.items():
             print(f"  {name:10} {value:.4g}" if isinstance(value, float) else f"  {name:10} {value}")

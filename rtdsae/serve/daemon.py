@@ -47,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     bundle: Path
     """Folder of the model's bundle."""
+    session: str | None = None
+    """Which of the bundle's sessions the stream's neurons are of; None where it has one."""
     stream: str = "type=Spikes"
     """Which LSL stream: key=value[,key=value] on its properties, or an XPath predicate."""
     pub: str = "tcp://127.0.0.1:5556"
@@ -94,7 +96,7 @@ class Daemon:
 
     def _start(self) -> Source | None:
         """Loads, checks, binds and connects; None when a signal came first."""
-        bundle = bundles.load(self.settings.bundle)
+        bundle = bundles.load(self.settings.bundle).session(self.settings.session)
         self._bundle, manifest = bundle, bundle.manifest
         if manifest.external:
             needed = ", ".join(manifest.external)

@@ -1,6 +1,5 @@
 """From a run to a bundle: two ONNX graphs, checked against torch bin by bin before anything is written."""
 
-import io
 import logging
 import tempfile
 import warnings
@@ -19,7 +18,8 @@ from rtdsae import bundle
 from rtdsae.errors import ExportError
 from rtdsae.model.family import Family
 from rtdsae.model.stream import stream
-from rtdsae.train.run import Run
+from rtdsae.train.alignment import Alignment
+from rtdsae.train.run import Run, npz
 
 __all__ = ["export"]
 
@@ -27,6 +27,13 @@ OPSET = 20
 CHECKED_BINS = 1000
 GOLDEN_BINS = 200  # after the anchor; a part of the checked ones
 SCORED_PARTS = {"test": "test part", "valid": "validation part, which also selected the epoch"}
+TITLES = {
+    "lfads": "LFADS",
+    "dsae_full": "Full DSAE",
+    "dsae_factorized": "Factorized DSAE",
+    "fhvae": "FHVAE",
+    "fdmm": "FDMM",
+}
 TOLERANCE = 1e-4  # of max(1, |value|): float32 rates of 100 spikes/s carry no more than that
 GAP = slice(40, 45)  # modelled bins of the check that count as unobserved, so that the forecast is checked too
 
@@ -78,40 +85,57 @@ def export(run: Run, out: Path, lanes: int = 1, overwrite: bool = False) -> bund
     if out.exists() and not overwrite:
         raise ExportError(f"{out} exists: choose another --out, or replace it with --overwrite")
     family = run.model()
-    x = run.sample(family.dims.anchor_bins + CHECKED_BINS)
-    anchor, step = graphs(family, lanes)
-    observed, reference = torch_answers(family, x, lanes)
-    check(step, anchor, family, x, observed, reference)
-    golden = {"x": x["x"], "observed": observed, **({"u": x["u"]} if "u" in x else {})}
-    kept = family.dims.anchor_bins + GOLDEN_BINS
-    golden = {k: v[:kept] for k, v in golden.items()} | {k: v[:GOLDEN_BINS] for k, v in reference.items()}
-    files = {
-        "anchor.onnx": anchor,
-        "step.onnx": step,
-        "golden.npz": npz(golden),
-        "MODEL_CARD.md": card(run, out.name).encode(),
-    }
+    files = {"MODEL_CARD.md": card(run, out.name).encode(), "weights.npz": npz(weights(family, run.alignment()))}
+    for i, session in enumerate(run.info["sessions"]):
+        sample = run.sample(i, family.dims.anchor_bins + CHECKED_BINS)
+        made = session_files(family.use(i), sample, lanes)
+        files |= {bundle.session_path(session["name"], name) if i else name: data for name, data in made.items()}
     bundle.write(out, manifest(run, family, out.name, lanes), files, overwrite=overwrite)
     return bundle.load(out)
 
 
+def session_files(family: Family, sample: dict[str, np.ndarray], lanes: int) -> dict[str, bytes]:
+    """The graphs of the session in use, checked over a sample of its input, and the golden run.
+
+    Raises:
+        ExportError: ONNX Runtime's answer differs from torch's.
+    """
+    anchor, step = graphs(family, lanes)
+    observed, reference = torch_answers(family, sample, lanes)
+    check(step, anchor, family, sample, observed, reference)
+    kept = family.dims.anchor_bins + GOLDEN_BINS
+    golden = {name: values[:kept] for name, values in (sample | {"observed": observed}).items()}
+    golden |= {name: values[:GOLDEN_BINS] for name, values in reference.items()}
+    return {"anchor.onnx": anchor, "step.onnx": step, "golden.npz": npz(golden)}
+
+
+def weights(family: Family, alignment: Alignment | None) -> dict[str, np.ndarray]:
+    """What a later calibration needs: the parameters that the stream has, and what the sessions were aligned by.
+
+    The prior of f stays behind: a table of its rows speaks of the training data, and the stream never asks it.
+    """
+    arrays = {f"model.{k}": v.numpy() for k, v in family.state_dict().items() if not k.startswith("f_prior.")}
+    return arrays if alignment is None else arrays | {"alignment": alignment.averages}
+
+
 def graphs(family: Family, lanes: int) -> tuple[bytes, bytes]:
-    """The ONNX files of `anchor` and `step`, static shapes, weights inside."""
-    d, n = family.dims, sum(family.state_sizes.values())
+    """The ONNX files of `anchor` and `step` for the session in use, static shapes, weights inside."""
+    d, n, c = family.dims, sum(family.state_sizes.values()), family.session.n_channels
     names = ["state_out", "factors", "z", "f", "rates"] + (["behaviour"] if d.n_behaviour else [])
     inputs = {
-        "x": torch.zeros(lanes, d.n_channels),
+        "x": torch.zeros(lanes, c),
         "observed": torch.ones(lanes, 1),
         "u": torch.zeros(lanes, d.n_external) if d.n_external else None,
         "state": torch.zeros(lanes, n),
     }
-    anchor = to_onnx(AnchorGraph(family).eval(), {"x": torch.zeros(lanes, d.anchor_bins, d.n_channels)}, ["state"])
+    anchor = to_onnx(AnchorGraph(family).eval(), {"x": torch.zeros(lanes, d.anchor_bins, c)}, ["state"])
     return anchor, to_onnx(StepGraph(family).eval(), inputs, names)
 
 
 def to_onnx(module: nn.Module, inputs: dict[str, Tensor | None], outputs: list[str]) -> bytes:
     """One module as one ONNX file; an input that is None does not exist in it."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of libraries that we do not use
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):  # they warn of libraries that we do not use
+        logging.getLogger(name).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
         path = Path(folder) / "graph.onnx"
@@ -192,46 +216,49 @@ def check(
 def manifest(run: Run, family: Family, name: str, lanes: int) -> bundle.Manifest:
     """What the bundle says of itself, but for its files' hashes."""
     d, info = family.dims, run.info
-    outputs = [
-        bundle.Output(name="factors", shape=[run.config.model.fac_dim], unit="", labels=[]),
-        bundle.Output(name="z", shape=[family.state_sizes["z"]], unit="", labels=[]),
-        bundle.Output(name="f", shape=[family.state_sizes["f"]], unit="", labels=[]),
-        bundle.Output(name="rates", shape=[d.n_neurons], unit="spikes/s", labels=info["neurons"]),
-    ]
-    if d.n_behaviour:
-        labels = info["behaviour_labels"]
-        outputs.append(bundle.Output(name="behaviour", shape=[d.n_behaviour], unit="", labels=labels))
+    alignment = run.alignment()
+    home, *further = (session_of(family.use(i), session, info) for i, session in enumerate(info["sessions"]))
     return bundle.Manifest(
         format=bundle.FORMAT,
         name=name,
-        family="lfads",
+        family=family_of(run),
         config=msgspec.to_builtins(run.config),
-        channels=info["channels"],
+        channels=home.channels,
+        outputs=home.outputs,
+        normalisation=home.normalisation,
+        sessions=[home.name, *(session.name for session in further)],
+        further=further,
         bin_width_s=d.bin_width_s,
         anchor_bins=d.anchor_bins,
         horizon_bins=d.horizon_bins,
         lanes=lanes,
         external=info["external_labels"],
-        outputs=outputs,
-        state=[bundle.StatePart(name=part, size=size) for part, size in family.state_sizes.items()],
-        normalisation={"mean": family.readin.mean.tolist(), "std": family.readin.std.tolist()},
-        sessions=[info["session"]] if info["session"] else [],
+        state=[bundle.StatePart(name=part, size=size) for part, size in family.state_sizes.items() if size],
         provenance={
-            "data_hash": info["data_hash"],
+            "data_hash": run.data_hashes[0],
             "seed": run.config.fit.seed,
             "versions": info["versions"] | {"exported_by": rtdsae.__version__},
             "best_epoch": info.get("best_epoch"),
+            "alignment": list(alignment.conditions) if alignment else [],
         },
         scores=info.get("scores", {}),
-        files={},
     )
 
 
-def npz(arrays: dict[str, np.ndarray]) -> bytes:
-    """Arrays as the bytes of a compressed npz."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
+def session_of(family: Family, session: dict[str, Any], run_info: dict[str, Any]) -> bundle.Session:
+    """What a bundle says of the session in use, which run.json describes."""
+    sizes = {"factors": family.fac_dim, "z": family.z_dim, "f": family.f_dim}
+    neurons, behaviour, readin = session["neurons"], run_info["behaviour_labels"], family.readin
+    outputs = [bundle.Output(name=name, shape=[size]) for name, size in sizes.items()]
+    outputs.append(bundle.Output(name="rates", shape=[len(neurons)], unit="spikes/s", labels=neurons))
+    if behaviour:
+        outputs.append(bundle.Output(name="behaviour", shape=[len(behaviour)], labels=behaviour))
+    return bundle.Session(
+        name=session["name"],
+        channels=session["channels"],
+        outputs=outputs,
+        normalisation={"mean": readin.mean.tolist(), "std": readin.std.tolist()},
+    )
 
 
 def card(run: Run, name: str) -> str:
@@ -248,15 +275,21 @@ def card(run: Run, name: str) -> str:
             "|---|--:|",
             *rows,
         ]
+    title = TITLES[family_of(run)]
     return "\n".join(
         [
             f"# {name}",
             "",
-            f"Causal-split LFADS for {d.n_channels} channels in bins of {1000 * d.bin_width_s:g} ms: anchored on the "
-            f"first {d.anchor_bins} bins, trained to run {d.horizon_bins} bins on.",
+            f"{title} in a causal split, bins of {1000 * d.bin_width_s:g} ms: anchored on the first {d.anchor_bins} "
+            f"bins, trained to run {d.horizon_bins} bins on. Best epoch {info['best_epoch'] + 1} of "
+            f"{info['epochs_done']}.",
             "",
-            f"Trained on {info['source']} (data hash `{info['data_hash'][:16]}`), best epoch {info['best_epoch'] + 1} "
-            f"of {info['epochs_done']}.",
+            "| session | channels | trained on | data hash |",
+            "|---|--:|---|---|",
+            *(
+                f"| {s['name']} | {len(s['channels'])} | {s['source']} | `{s['data_hash'][:16]}` |"
+                for s in info["sessions"]
+            ),
             "",
             *table,
             "",
@@ -266,3 +299,8 @@ def card(run: Run, name: str) -> str:
             "",
         ]
     )
+
+
+def family_of(run: Run) -> str:
+    """The family's name, as a configuration has it."""
+    return str(type(run.config.model).__struct_config__.tag)

@@ -12,6 +12,7 @@ from lsl_source import LslSource
 from toy_bundle import Toy
 
 from rtdsae import wire
+from rtdsae.bundle import load
 from rtdsae.serve.daemon import Daemon, Settings
 from rtdsae.wire import Flags
 
@@ -259,6 +260,31 @@ def test_publishes_what_is_asked_for(tmp_path):
             assert served.schema.arrays[0].labels == tuple(toy.channels)
 
 
+def two_sessions(folder, **options):
+    """A bundle of two sessions, and what each of them gives."""
+    first = Toy()
+    sessions = {"toy": first, "day2": first.for_neurons(9)}
+    return first.write(folder / "two", further={"day2": sessions["day2"]}, **options), sessions
+
+
+@pytest.mark.parametrize("session", ["toy", "day2"])
+def test_a_session_is_served_by_name_on_its_own_neurons(tmp_path, session):
+    bundle, sessions = two_sessions(tmp_path)
+    toy = sessions[session]
+    x = toy.counts(60)
+    with LslSource(x, 50.0, labels=toy.channels, pace=100) as source:
+        query = f"source_id={source.source_id}"
+        options = ("--session", session, "--publish", ",".join((*ARRAYS, "rates")))
+        with Served(tmp_path, toy, query, *options, bundle=bundle) as served:
+            served.bins(55)
+            served.check_order()
+            served.check_values(x)
+            rates = np.stack([f["rates"] for f in served.frames])
+            np.testing.assert_allclose(rates, toy.run(x)["rates"], atol=2e-4)
+            assert served.schema.arrays[-1].labels == tuple(toy.channels)
+            assert served.schema.bundle_hash == load(bundle).hash
+
+
 def refused(served):
     """The one line on stderr of a daemon that does not start."""
     with served:
@@ -278,6 +304,26 @@ def test_a_stream_that_does_not_fit(tmp_path):
         assert said.endswith(f"stream {source.source_id} has 3 channels, the model was trained on 6")
 
 
+def test_several_sessions_and_none_named(tmp_path):
+    bundle, _ = two_sessions(tmp_path)
+    said = refused(Served(tmp_path, Toy(), "type=Spikes", bundle=bundle))
+    assert said == f"rtdsae serve: {bundle}: has the sessions toy, day2: say which one with --session"
+
+
+def test_no_such_session(tmp_path):
+    bundle, _ = two_sessions(tmp_path)
+    said = refused(Served(tmp_path, Toy(), "type=Spikes", "--session", "day3", bundle=bundle))
+    assert said == f"rtdsae serve: {bundle}: has no session 'day3': it has toy, day2"
+
+
+def test_a_stream_of_another_session(tmp_path):
+    bundle, sessions = two_sessions(tmp_path)
+    with LslSource(np.zeros((1, 6)), 50.0, labels=sessions["toy"].channels) as source:
+        query = f"source_id={source.source_id}"
+        said = refused(Served(tmp_path, Toy(), query, "--session", "day2", bundle=bundle))
+        assert said.endswith(f"stream {source.source_id} has 6 channels, the model was trained on 9")
+
+
 def test_a_port_in_use(tmp_path):
     with zmq.Context() as context, context.socket(zmq.PUB) as other:
         port = other.bind_to_random_port("tcp://127.0.0.1")
@@ -295,6 +341,12 @@ def test_a_golden_run_that_does_not_come_out(tmp_path):
     bundle = Toy().write(tmp_path / "tampered", golden_error=0.01)
     said = refused(Served(tmp_path, Toy(), "type=Spikes", bundle=bundle))
     assert "golden.npz replayed on CPUExecutionProvider differs in factors" in said
+
+
+def test_a_golden_run_of_a_session_that_does_not_come_out(tmp_path):
+    bundle, _ = two_sessions(tmp_path, golden_error=0.01)
+    said = refused(Served(tmp_path, Toy(), "type=Spikes", "--session", "day2", bundle=bundle))
+    assert f"{bundle}/sessions/day2: golden.npz replayed on CPUExecutionProvider differs in factors" in said
 
 
 def test_the_daemon_never_imports_torch():

@@ -1,0 +1,232 @@
+"""Calibrate: a new session's read-in and read-out for a model that stays as it is.
+
+Some minutes of new neurons are enough, since only the maps between them and the common inputs and factors are fitted:
+begun from the averages of conditions that the model's sessions were aligned by, where the new recording has them, and
+then by gradient through the frozen model. Latents and behaviour keep their meaning. The graphs of the sessions that the
+bundle had are copied byte for byte.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from sklearn.metrics import r2_score
+
+from rtdsae import bundle as bundles
+from rtdsae.bundle import Bundle
+from rtdsae.errors import BundleError, ConfigError
+from rtdsae.model.families import make_family
+from rtdsae.model.family import Dims, Family, Neurons
+from rtdsae.recordings import Recording
+from rtdsae.train.alignment import Alignment, align_session
+from rtdsae.train.behaviour import factors_and_behaviour
+from rtdsae.train.config import TrainConfig
+from rtdsae.train.export import CHECKED_BINS, session_files, session_of, weights
+from rtdsae.train.fit import Progress, Standing, make_fabric, run_epochs
+from rtdsae.train.objective import valid_scores
+from rtdsae.train.run import describe, last_bins, npz, session_name, vocabulary
+from rtdsae.train.windows import SessionWindows, Tensors
+
+__all__ = ["Calibrated", "calibrate"]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What a calibration came to.
+
+    Attributes:
+        bundle: the new bundle.
+        session: the new session's name.
+        aligned: whether it began from condition averages that the model knows.
+        before: validation NLL by kind, nats per bin and neuron, at the beginning.
+        after: the same at the best epoch.
+        r2_behaviour: R² of the validation part's behaviour by the model's own read-out, mean over columns, or None.
+    """
+
+    bundle: Bundle
+    session: str
+    aligned: bool
+    before: dict[str, float]
+    after: dict[str, float]
+    r2_behaviour: float | None
+
+
+def calibrate(
+    source: Bundle,
+    recording: Recording,
+    out: Path,
+    config: TrainConfig,
+    report: Callable[[Progress], None],
+    *,
+    session: str = "",
+    command: str = "",
+    overwrite: bool = False,
+) -> Calibrated:
+    """Fit a new session to a bundle's model, and write a new bundle that has it too.
+
+    Args:
+        source: the bundle, with its weights; it is not changed.
+        recording: the new session, prepared.
+        out: the new bundle's folder.
+        config: the bundle's configuration with `data` and `fit` as they are to be used (`calibration_config`).
+        report: called after each epoch.
+        session: the new session's name; the recording's own, or its file's, where empty.
+        command: what the user typed, for the model card.
+        overwrite: replace a bundle that is at `out`.
+
+    Raises:
+        BundleError: the bundle has no weights, or something else stands at `out`.
+        ConfigError: the recording cannot be a session of this model, or a name cannot be had.
+        ExportError: ONNX Runtime's answer differs from torch's.
+        TrainingError: no window fits, or the loss is not finite.
+    """
+    manifest, path = source.manifest, config.data.paths[0]
+    name = session or session_name(recording, path)
+    bundles.check_replaceable(out, overwrite)
+    check(source, recording, name, path, out.name)
+    torch.set_num_threads(config.fit.threads)
+    torch.manual_seed(config.fit.seed)
+    family, alignment = rebuild(source, recording, name, config)
+    index = len(family.sessions) - 1
+    bins, stride = manifest.anchor_bins + manifest.horizon_bins, manifest.horizon_bins
+    windows = SessionWindows(Tensors(recording), bins, stride, vocabulary([recording]), index=index)
+    training_bins = windows.training_bins()
+    family.use(index).session.fit(training_bins, training_bins[:, windows.tensors.heldin])
+    aligned = alignment is not None and align_session(family.session, recording, alignment)
+    before, after = fit_session(family, windows, config, report)
+    info = describe(recording, path) | {"name": name}
+    sample = {
+        k: np.resize(v, (manifest.anchor_bins + CHECKED_BINS, v.shape[1])) for k, v in last_bins(recording).items()
+    }
+    made = session_files(family.use(index), sample, manifest.lanes)
+    write(source, family, out, info, made, command, overwrite)
+    return Calibrated(
+        bundles.load(out), name, aligned, before, after, behaviour_r2(source, family, windows.tensors, bins)
+    )
+
+
+def check(source: Bundle, recording: Recording, name: str, path: str, bundle_name: str) -> None:
+    """Refuse a recording that cannot be a session of the bundle's model, and names that cannot be had.
+
+    Raises:
+        ConfigError: with what does not fit.
+    """
+    m = source.manifest
+    if not m.config["model"].get("readin_dim"):
+        raise ConfigError(
+            f"{source.path} was trained without common inputs, so that no other neurons can be read in: "
+            "train with model.readin_dim above 0"
+        )
+    for option, given in (("session", name), ("out", bundle_name)):
+        if not bundles.is_name(given):
+            raise ConfigError(f"--{option} {given!r}: a name is letters, digits, '.', '_' and '-', 100 at most")
+    if name in m.sessions:
+        raise ConfigError(f"{source.path} has a session {name!r} already: choose another name with --session")
+    if not np.isclose(recording.bin_width_s, m.bin_width_s):
+        raise ConfigError(f"{path} has bins of {recording.bin_width_s:g} s, the model {m.bin_width_s:g} s: bin it anew")
+    if list(recording.external_labels) != m.external:
+        raise ConfigError(f"{path} has the external inputs {list(recording.external_labels)}, the model {m.external}")
+
+
+def rebuild(source: Bundle, recording: Recording, name: str, config: TrainConfig) -> tuple[Family, Alignment | None]:
+    """The bundle's model with a new session at its end, and what its sessions were aligned by."""
+    m, arrays = source.manifest, dict(source.weights())
+    averages = arrays.pop("alignment", None)
+    old = [source.session(known).manifest for known in m.sessions]
+    seen = recording.n_channels - (0 if recording.heldout is None else int(recording.heldout.sum()))
+    neurons = [Neurons(s, len(o.channels), o.output("rates").shape[0]) for s, o in zip(m.sessions, old, strict=True)]
+    dims = Dims(
+        sessions=(*neurons, Neurons(name, seen, recording.n_channels)),
+        n_external=len(m.external),
+        n_behaviour=sum(o.shape[0] for o in m.outputs if o.name == "behaviour"),
+        n_labels=max(1, len(vocabulary([recording]))),
+        n_sequences=recording.n_segments,
+        bin_width_s=m.bin_width_s,
+        anchor_bins=m.anchor_bins,
+        horizon_bins=m.horizon_bins,
+    )
+    family = make_family(config.model, dims)
+    state = {name.removeprefix("model."): torch.from_numpy(values) for name, values in arrays.items()}
+    fresh = {k for k in family.state_dict() if k.startswith((f"sessions.{len(neurons)}.", "f_prior."))}
+    try:
+        missing, unexpected = family.load_state_dict(state, strict=False)
+    except RuntimeError:
+        missing, unexpected = ["a shape"], []
+    if set(missing) - fresh or unexpected:
+        raise BundleError(f"{source.path}/weights.npz: is not of the model in the manifest: export it again")
+    labels = tuple(m.provenance.get("alignment", ()))
+    return family, None if averages is None else Alignment(labels, averages)
+
+
+def fit_session(
+    family: Family, windows: SessionWindows, config: TrainConfig, report: Callable[[Progress], None]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Fit the session in use, all else frozen: validation scores before and after."""
+    session = family.requires_grad_(False).session.requires_grad_(True)
+    fabric = make_fabric(config.fit)
+    optimizer = torch.optim.AdamW(
+        session.parameters(), lr=config.fit.learning_rate, weight_decay=config.fit.weight_decay
+    )
+    model, optimizer = fabric.setup(family, optimizer)
+    before = valid_scores(family, [windows], 4 * config.fit.batch_size, fabric.device)
+    standing = Standing(best=before.get("nll_heldout", before["nll_masked"]))
+    best, after = copy.deepcopy(session.state_dict()), before
+    for metrics, improved in run_epochs(fabric, model, family, optimizer, [windows], config, standing):
+        if improved:
+            best = copy.deepcopy(session.state_dict())
+            after = {k.removeprefix("valid/"): v for k, v in metrics.items() if k.startswith("valid/")}
+        report(Progress(standing.epoch, config.fit.epochs, metrics, standing.best_epoch))
+    session.load_state_dict(best)
+    family.cpu().eval()
+    return before, after
+
+
+def write(
+    source: Bundle,
+    family: Family,
+    out: Path,
+    info: dict[str, Any],
+    made: dict[str, bytes],
+    command: str,
+    overwrite: bool,
+) -> None:
+    """The source's files as they are, and the new session's beside them."""
+    m, name = source.manifest, info["name"]
+    labels = [label for o in m.outputs if o.name == "behaviour" for label in o.labels]
+    session = session_of(family, info, {"behaviour_labels": labels})
+    kept = {key: values for key, values in source.weights().items() if key == "alignment"}
+    said = (
+        f"\nSession {name}: {len(info['channels'])} channels, calibrated on {info['source']} (data hash "
+        f"`{info['data_hash'][:16]}`) with\n\n    {command}\n"
+    )
+    files = {
+        **source.files,
+        **{bundles.session_path(name, file): content for file, content in made.items()},
+        "weights.npz": npz(weights(family, None) | kept),
+        "MODEL_CARD.md": source.files["MODEL_CARD.md"] + said.encode(),
+    }
+    calibrations = [*m.provenance.get("calibrations", []), {"session": name, "data_hash": info["data_hash"]}]
+    manifest = msgspec.structs.replace(
+        m,
+        name=out.name,
+        sessions=[*m.sessions, name],
+        further=[*m.further, session],
+        provenance={**m.provenance, "calibrations": calibrations},
+    )
+    bundles.write(out, manifest, files, overwrite=overwrite)
+
+
+def behaviour_r2(source: Bundle, family: Family, tensors: Tensors, least: int) -> float | None:
+    """R² of the validation part's behaviour by the read-out that the model came with; None where there is none."""
+    labels = [label for o in source.manifest.outputs if o.name == "behaviour" for label in o.labels]
+    if family.behaviour is None or labels != list(tensors.recording.behaviour_labels):
+        return None
+    factors, actual = factors_and_behaviour(family, tensors, "valid", least)
+    with torch.no_grad():
+        decoded = family.behaviour(torch.from_numpy(factors).float())
+    return float(r2_score(actual, decoded.numpy()))
