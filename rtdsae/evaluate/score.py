@@ -5,7 +5,7 @@ only segments shorter than S + R bins are the causal model's alone.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ import numpy as np
 
 from rtdsae.errors import RecordingError, TrainingError
 from rtdsae.evaluate import figures
+from rtdsae.evaluate.latent_scores import latent_scores
 from rtdsae.evaluate.metrics import bits_per_spike, poisson_nll, r2
+from rtdsae.model.family import Family
 from rtdsae.recordings import Recording, load
 from rtdsae.train.latents import modelled_bins, segment_outputs
 from rtdsae.train.run import Run, prepare
@@ -33,7 +35,7 @@ NULL_MODELS = {
 
 @dataclass(frozen=True)
 class Report:
-    """What `evaluate` found.
+    """What `evaluate` found of one session.
 
     Attributes:
         scores: what `--json` prints; null where something could not be scored, with the reason under `reasons`.
@@ -46,10 +48,13 @@ class Report:
     def table(self) -> str:
         """The scores for people."""
         s = self.scores
-        lines = [f"{s['bins']} bins of the {s['part']} part, {s['method']}"]
+        lines = [f"{s['session']}: {s['bins']} bins of the {s['part']} part, {s['method']}"]
         for name, null in NULL_MODELS.items():
             lines.append(f"  {name:14} {said(s[name], s['reasons'].get(name)):32} null: {null}")
         lines.append(f"  {'nll':14} {said(s['nll'], s['reasons'].get('nll')):32} nats per bin and held-in neuron, seen")
+        for name, value in s["latents"].items():
+            if value is not None:
+                lines.append(f"  {name:14} {said(value, None)}")
         return "\n".join([*lines, *(f"  figure         {path}" for path in self.figures)])
 
 
@@ -58,69 +63,106 @@ def said(value: Any, reason: str | None) -> str:
     if value is None:
         return f"- ({reason})"
     if isinstance(value, dict):
-        return ", ".join(f"{name} {v:.3f}" for name, v in value.items())
+        return ", ".join(
+            f"{name} ({said(v, None)})" if isinstance(v, dict) else f"{name} {v:.3f}" for name, v in value.items()
+        )
     return f"{value:.4f}"
 
 
-def evaluate(run: Run, data: Path | None = None) -> Report:
+def evaluate(run: Run, data: Path | None = None, session: str | None = None) -> list[Report]:
     """Score a run's best model, draw its figures into `RUN/figures`, and keep the scores in run.json.
 
     Args:
         run: a run with a finished epoch.
-        data: another recording of the same neurons, scored whole; else the run's own test part, or its validation part
-            where it has no test part.
+        data: another recording of the neurons of one of its sessions, scored whole; else each session's own test part,
+            or its validation part where it has no test part.
+        session: score this one alone.
+
+    Returns:
+        A report for each session.
 
     Raises:
-        RecordingError: the recording is missing, or is not of the model's neurons.
+        ConfigError: there is no such session.
+        RecordingError: a recording is missing, or is not of the model's neurons.
         TrainingError: the run has no model, or no segment is long enough.
     """
-    recording, part = recording_of(run, data)
-    family, tensors = run.model(), Tensors(recording)
-    d = family.dims
+    chosen = range(len(run.info["sessions"])) if session is None else [run.session_index(session)]
+    if data is not None:
+        recording = load(data, run.config.data.bin_width_s)
+        chosen = [matching(run, recording, data, chosen)]
+    family = run.model()
+    reports = [evaluate_session(run, family.use(i), i, data) for i in chosen]
+    if data is None and session is None:
+        run.info |= {"scores": together(reports), "scored_part": reports[0].scores["part"]}
+        run.save_info()
+    return reports
+
+
+def evaluate_session(run: Run, family: Family, session: int, data: Path | None) -> Report:
+    """Score one session, which the model has in use."""
+    recording, part = recording_of(run, session, data)
+    tensors, d, name = Tensors(recording), family.dims, run.info["sessions"][session]["name"]
     least = d.anchor_bins + (1 if family.causal else d.horizon_bins)
-    segments = recording.segments if data else recording.segments[recording.splits == part]
-    segments = segments[segments[:, 1] - segments[:, 0] >= least]
+    parts = np.full(recording.n_segments, part) if data else np.asarray(recording.splits)
+    long_enough = recording.segments[:, 1] - recording.segments[:, 0] >= least
+    segments = recording.segments[long_enough & (parts == part)]
     if len(segments) == 0:
         raise TrainingError(f"no {part} segment of {recording.session or 'the recording'} has {least} bins or more")
     outputs = segment_outputs(family, tensors, segments)
     bins = modelled_bins(segments, d.anchor_bins)
+    others = recording.segments[long_enough & (parts != part)]
+    latents = latent_scores(family, tensors, segments, others if len(others) else segments)
     scores = {
+        "session": name,
         "part": part,
         "method": "streamed with anchor + step" if family.causal else "acausal windows (offline reference)",
         "bins": len(bins),
         **score(run, recording, bins, outputs),
         "null_models": NULL_MODELS,
+        "latents": latents.values,
     }
-    folder = run.path / "figures" / (data.stem if data else "")
-    drawn = draw(folder, recording, segments, outputs, d.anchor_bins)
-    if data is None:
-        run.info |= {"scores": flat(scores), "scored_part": part}
-        run.save_info()
-    return Report(scores, drawn)
+    scores["reasons"] |= {f"latents.{key}": reason for key, reason in latents.reasons.items()}
+    folder = run.path / "figures" / (data.stem if data else name if len(run.info["sessions"]) > 1 else "")
+    return Report(scores, draw(folder, recording, segments, outputs, d.anchor_bins))
 
 
-def recording_of(run: Run, data: Path | None) -> tuple[Recording, str]:
+def together(reports: list[Report]) -> dict[str, float]:
+    """The plain numbers of all sessions, each the mean over the sessions that have it."""
+    numbers = [flat(report.scores) for report in reports]
+    names = {name: None for each in numbers for name in each}
+    return {name: float(np.mean([each[name] for each in numbers if name in each])) for name in names}
+
+
+def matching(run: Run, recording: Recording, path: Path, chosen: Sequence[int]) -> int:
+    """Which session has this recording's neurons; with one candidate, that one, to be checked and refused later."""
+    same = [i for i in chosen if list(recording.channels) == run.info["sessions"][i]["neurons"]]
+    if not same and len(chosen) > 1:
+        raise RecordingError(f"{path} has the neurons of no session of {run.path}: fit it first with rtdsae calibrate")
+    return same[0] if same else chosen[0]
+
+
+def recording_of(run: Run, session: int, data: Path | None) -> tuple[Recording, str]:
     """The recording to score, with the neurons held out that the run held out, and the name of its part."""
-    path = data or Path(run.config.data.path)
+    path, info = data or Path(run.config.data.paths[session]), run.info["sessions"][session]
     recording = load(path, run.config.data.bin_width_s)
-    check_same(run, recording, path)
+    check_same(run, info["neurons"], recording, path)
     if data is not None:
-        heldout = [channel not in run.info["channels"] for channel in recording.channels]
+        heldout = [channel not in info["channels"] for channel in recording.channels]
         return dataclasses.replace(recording, heldout=np.array(heldout) if any(heldout) else None), "whole"
     recording = prepare(recording, run.config)
-    if recording.hash != run.info["data_hash"]:
+    if recording.hash != info["data_hash"]:
         raise RecordingError(
             f"{path} is not what {run.path} was trained on any more: put it back, or score it as another with --data"
         )
     return recording, "test" if "test" in np.asarray(recording.splits) else "valid"
 
 
-def check_same(run: Run, recording: Recording, path: Path) -> None:
+def check_same(run: Run, neurons: list[str], recording: Recording, path: Path) -> None:
     """Refuse a recording of other neurons, bins or external inputs than the run's."""
-    if list(recording.channels) != run.info["neurons"]:
+    if list(recording.channels) != neurons:
         raise RecordingError(
             f"{path} has {recording.n_channels} neurons ({recording.channels[0]}, ...), not those that {run.path} was "
-            f"trained on ({len(run.info['neurons'])}: {run.info['neurons'][0]}, ...): choose a recording of the same"
+            f"trained on ({len(neurons)}: {neurons[0]}, ...): choose a recording of the same"
         )
     if not np.isclose(recording.bin_width_s, run.dims.bin_width_s):
         raise RecordingError(
