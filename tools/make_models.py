@@ -9,11 +9,13 @@ import argparse
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rtdsae.cli.progress import TrainingProgress
 from rtdsae.evaluate.score import evaluate
-from rtdsae.recordings import save, synthetic
+from rtdsae.recordings import Recording, save, synthetic
+from rtdsae.recordings.reaching import reaching
 from rtdsae.train.config import load_config
 from rtdsae.train.export import export
 from rtdsae.train.fit import train
@@ -22,8 +24,15 @@ from rtdsae.train.run import prepare
 ROOT = Path(__file__).parent.parent
 RUNS = Path("out/models")
 
-# bundle -> (config, the recording it is trained on)
-MODELS = {"lfads_lorenz": ("configs/lorenz.yaml", synthetic.lorenz)}
+# bundle -> (config, what of it is set anew, the recording it is trained on)
+Model = tuple[str, tuple[str, ...], Callable[[], Recording]]
+MODELS: dict[str, Model] = {
+    "lfads_lorenz": ("configs/lorenz.yaml", (), synthetic.lorenz),
+    "dsae_full_reaching": ("configs/reaching.yaml", (), reaching),
+    "dsae_factorized_reaching": ("configs/reaching.yaml", ("model.family=dsae_factorized",), reaching),
+    "fhvae_reaching": ("configs/reaching.yaml", ("model.family=fhvae",), reaching),
+    "fdmm_reaching": ("configs/reaching.yaml", ("model.family=fdmm",), reaching),
+}
 
 
 def main() -> int:
@@ -42,17 +51,17 @@ def main() -> int:
 
 def make(name: str) -> None:
     """One bundle, from nothing."""
-    config_path, generate = MODELS[name]
+    config_path, overrides, generate = MODELS[name]
     data, run = RUNS / f"{name}.h5", RUNS / name
     save(generate(), data)
-    config = load_config(Path(config_path), data=str(data))
+    config = load_config(Path(config_path), overrides, data=(str(data),))
     shutil.rmtree(run, ignore_errors=True)
     print(f"{name}: training {config_path} on {data}", flush=True)
     with TrainingProgress(config.fit.epochs) as progress:
-        made = train(run, config, prepare(generate(), config), progress, command=f"./tools/make_models {name}")
+        made = train(run, config, [prepare(generate(), config)], progress, command=f"./tools/make_models {name}")
     if made.info["state"] != "finished":
         sys.exit(f"{name}: {made.info['state']}: models/{name} is left as it was")
-    print(evaluate(made).table())
+    print(evaluate(made)[0].table())
     bundle = export(made, Path("models") / name, overwrite=True)
     print(f"{name}: {bundle.path} ({bundle.hash[:16]})")
 
