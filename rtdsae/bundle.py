@@ -179,14 +179,17 @@ class Bundle:
         names = self.manifest.sessions
         if name is None and len(names) > 1:
             raise BundleError(f"{self.path}: has the sessions {', '.join(names)}: say which one with --session")
-        if name is None or (names and name == names[0]):
+        if name is None or [name] == names:
             return self
+        if [name] == names[:1]:
+            return Bundle(self.path, msgspec.structs.replace(self.manifest, sessions=names[:1], further=[]), self.files)
         found = [session for session in self.manifest.further if session.name == name]
         if not found:
             raise BundleError(
                 f"{self.path}: has no session {name!r}: it has {', '.join(names) or 'one without a name'}"
             )
         own = {field: getattr(found[0], field) for field in ("channels", "outputs", "normalisation")}
+        own |= {"sessions": [name], "further": []}
         files = {file: self.files[session_path(name, file)] for file in SESSION_FILES}
         path = self.path / _SESSIONS / name
         return Bundle(path, msgspec.structs.replace(self.manifest, **own), {**self.files, **files})

@@ -288,13 +288,17 @@ def test_each_session_has_its_own_neurons_and_files_and_the_one_model(two):
     assert loaded.files == TWO_CONTENT
     assert loaded.manifest.sessions == ["day 1", "day2"]
     first, second = loaded.session("day 1"), loaded.session("day2")
-    assert first.manifest == loaded.manifest
+    assert first.manifest.channels == loaded.manifest.channels
     assert {name: first.files[name] for name in SESSION_FILES} == {name: CONTENT[name] for name in SESSION_FILES}
     assert {name: second.files[name] for name in SESSION_FILES} == DAY_2_CONTENT
     assert second.manifest.channels == ["p", "q"]
     assert second.manifest.output("rates").shape == [3]
     assert second.manifest.normalisation == {"mean": [0.5, 1.0]}
-    own = ("channels", "outputs", "normalisation")
+    assert (first.manifest.sessions, second.manifest.sessions) == (["day 1"], ["day2"])
+    for view, other in ((first, "day2"), (second, "day 1")):
+        with pytest.raises(BundleError, match=f"has no session '{other}'"):
+            view.session(other)
+    own = ("channels", "outputs", "normalisation", "sessions", "further")
     shared = [field for field in Manifest.__struct_fields__ if field not in own]
     assert [getattr(second.manifest, f) for f in shared] == [getattr(loaded.manifest, f) for f in shared]
     for session, arrays in ((first, golden_arrays()), (second, golden_arrays(2, 3, seed=1))):

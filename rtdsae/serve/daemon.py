@@ -195,6 +195,7 @@ class Daemon:
         return {
             "run": self.run_id,
             "bundle": self._bundle.manifest.name,
+            "session": next(iter(self._bundle.manifest.sessions), None),
             "bins": self._seq,
             **dataclasses.asdict(self._binner.counters),
             "anchors": self._decoder.anchors,

@@ -18,8 +18,9 @@ COUNTS = np.ones((4, 6), np.float32)
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with a bundle and a recording, as the working directory."""
+    """A folder with a bundle of one session, a bundle of two and a recording, as the working directory."""
     Toy().write(tmp_path / "bundle")
+    Toy().write(tmp_path / "two", further={"day2": Toy().for_neurons(9)})
     recordings.save(Recording(COUNTS.astype(int), 0.02), tmp_path / "some.h5")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -62,6 +63,17 @@ ALONE = ("--stream", "source_id=nobody-has-this", "--timeout", "0.2", "--pub", "
         (lambda: spoil("bundle/step.onnx"), ("bundle", *ALONE), "step.onnx"),
         (lambda: spoil("bundle/manifest.json", '{"format": 9}'), ("bundle", *ALONE), "upgrade rtdsae"),
         (lambda: Path("bundle/golden.npz").unlink(), ("bundle", *ALONE), "golden.npz"),
+        (None, ("two", *ALONE), "two: has the sessions toy, day2: say which one with --session"),
+        (None, ("two", *ALONE, "--session", "day3"), "two: has no session 'day3': it has toy, day2"),
+        (None, ("two", *ALONE, "--session", ""), "two: has no session '': it has toy, day2"),
+        (None, ("two", *ALONE, "--session", "sessions/day2"), "two: has no session 'sessions/day2'"),
+        (None, ("two", *ALONE, "--session"), "--session"),
+        (None, ("bundle", *ALONE, "--session", "day2"), "bundle: has no session 'day2': it has toy"),
+        (None, ("two/sessions/day2", *ALONE), "two/sessions/day2/manifest.json: is missing"),
+        (None, ("two", *ALONE, "--session", "day2"), "no LSL stream matches source_id=nobody-has-this"),
+        (lambda: spoil("two/sessions/day2/step.onnx"), ("two", *ALONE, "--session", "toy"), "day2/step.onnx"),
+        (lambda: Path("two/sessions/day2/golden.npz").unlink(), ("two", *ALONE), "day2/golden.npz: is missing"),
+        (lambda: Path("two/sessions/notes.txt").touch(), ("two", *ALONE), "'sessions/notes.txt' is no part"),
     ],
 )
 def test_serve(here, capsys, spoiled, args, said):

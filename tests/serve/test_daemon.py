@@ -167,8 +167,9 @@ def test_status_has_what_was_promised_from_the_start(tmp_path):
         assert first["latency_us"] == {"p50": None, "p99": None, "p99.9": None, "max": None}
         with source:
             later = served.receive(lambda self: self.statuses[-1]["bins"]).statuses[-1]
-        names = "bins gaps late duplicates nan overflow partial resets anchors stream latency_us bundle run"
+        names = "bins gaps late duplicates nan overflow partial resets anchors stream latency_us bundle session run"
         assert set(later) == set(names.split())
+        assert later["session"] == "toy"  # the only one, unnamed
         assert (later["bundle"], later["anchors"], later["run"]) == ("toy", 1, served.frames[0].run)
         assert later["stream"]["source_id"] == source.source_id
         assert later["stream"]["connected"]
@@ -283,6 +284,7 @@ def test_a_session_is_served_by_name_on_its_own_neurons(tmp_path, session):
             np.testing.assert_allclose(rates, toy.run(x)["rates"], atol=2e-4)
             assert served.schema.arrays[-1].labels == tuple(toy.channels)
             assert served.schema.bundle_hash == load(bundle).hash
+            assert {(s["bundle"], s["session"]) for s in served.statuses} == {("toy", session)}
 
 
 def refused(served):
