@@ -120,7 +120,7 @@ class Objective(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     Attributes:
         coordinated_dropout: fraction of entries hidden from the encoders; only those are scored.
-        cv_mask: fraction of the recording's entries that are never shown and never trained on, but scored (`nll_cv`).
+        cv_mask: fraction of the training windows' entries that is neither shown nor trained on, but scored (`nll_cv`).
         gap_rate: fraction of training windows with a run of unobserved bins.
         gap_bins: longest such run.
         f_objective: what becomes of f's KL: `beta_vae`, `annealed_vae`, `beta_tcvae` or `factor_vae`.
@@ -143,6 +143,12 @@ class Objective(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     l2_gen: Weight = 0.1
     l2_con: Weight = 0.1
     ramp_epochs: Natural = 10
+
+    @property
+    def warm_up(self) -> int:
+        """Epochs until every weight has grown to its end."""
+        capacity = self.f_objective.epochs if isinstance(self.f_objective, AnnealedVAE) else 0
+        return max(self.ramp_epochs, capacity)
 
 
 class Fit(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

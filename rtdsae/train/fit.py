@@ -178,7 +178,7 @@ def run_epochs(
     """
     fit = config.fit
     for epoch in range(standing.epoch + 1, fit.epochs):
-        if standing.epoch - max(standing.best_epoch, config.objective.ramp_epochs) >= fit.patience:
+        if standing.epoch - max(standing.best_epoch, config.objective.warm_up) >= fit.patience:
             return
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(fit, epoch)

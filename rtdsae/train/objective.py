@@ -89,7 +89,7 @@ def loss_terms(
     if batch.apart is not None:
         apart = batch.apart[:, start:]
         scored = scored * (1 - apart)
-        terms["nll_cv"] = (nll.detach() * apart).sum() / apart.sum()
+        terms["nll_cv"] = (nll.detach() * apart).sum() / apart.sum().clamp_min(1)
     terms["nll"] = (nll * scored).sum() / scored.sum()
     per_window = {f"kl_{name}": value.mean() for name, value in explained.kl.items()}
     static, f = static_terms(family, explained, context, o, schedule, adversary)
