@@ -7,6 +7,7 @@ added here, so that the data path never waits for it.
 import ctypes
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -25,7 +26,7 @@ PROPERTIES = ("name", "type", "source_id", "hostname", "uid", "session_id", "cha
 BUFFER_S = 10  # of samples that LSL keeps for a daemon that stalls; beyond it LSL drops the oldest, silently
 PULL_TIMEOUT_S = 0.1  # how soon a daemon without input notices a signal
 CLOCK_PERIOD_S = 2.0
-SLICE_S = 0.5  # of a search: between two of them the caller has its turn
+LOOK_S = 0.1  # between two looks at what a search has found: the caller has its turn
 SECOND_STREAM_S = 0.6  # LSL may find the second of several streams half a second after the first
 
 
@@ -61,39 +62,44 @@ def _literal(value: str) -> str:
 def find(query: str, timeout_s: float, tick: Callable[[], bool] = lambda: True) -> pylsl.StreamInfo | None:
     """The one stream that matches a query; waits up to `timeout_s` for it to appear.
 
-    `tick` is called twice a second; when it returns False the search is given up and the answer is None.
+    `tick` is called ten times a second; when it returns False the search is given up and the answer is None.
 
     Raises:
         StreamError: none or several match, or the query is not valid XPath.
     """
-    wanted = predicate(query)
+    search = _search(predicate(query))
     deadline = pylsl.local_clock() + timeout_s
-    while not _resolve(wanted, 1, max(0.0, min(SLICE_S, deadline - pylsl.local_clock()))):
+    while not search.results():
         if not tick():
             return None
-        if pylsl.local_clock() >= deadline:
+        if (left := deadline - pylsl.local_clock()) <= 0:
             raise StreamError(f"no LSL stream matches {query} after {timeout_s:g} s; {_what_is_there()}")
-    found = _resolve(wanted, 2, SECOND_STREAM_S)
+        time.sleep(min(LOOK_S, left))
+    time.sleep(SECOND_STREAM_S)
+    found = search.results()
     if len(found) > 1:
         raise StreamError(f"{len(found)} LSL streams match {query}: {_listed(found)}; add source_id=...")
-    return found[0] if found else find(query, timeout_s, tick)  # it vanished between the two looks
+    return found[0]
 
 
-def _resolve(wanted: str, minimum: int, timeout_s: float) -> list[pylsl.StreamInfo]:
-    # pylsl's own function takes the library's error code for "nothing found".
-    handles = (ctypes.c_void_p * 64)()
-    xpath = wanted.encode()
-    found = lib.lsl_resolve_bypred(ctypes.byref(handles), 64, xpath, minimum, ctypes.c_double(timeout_s))
-    if found < 0:
+def _search(wanted: str) -> pylsl.ContinuousResolver:
+    """A search in the background, until it is dropped.
+
+    It is one search, not several short ones: LSL asks streams of this machine one by one only some time after its
+    multicast (`MulticastMinRTT`, half a second by default), and a search that ends before misses their answers.
+    """
+    # Asked at once first: it refuses a bad query by its answer, where the other writes to stderr.
+    if lib.lsl_resolve_bypred(ctypes.byref(ctypes.c_void_p()), 0, wanted.encode(), 1, ctypes.c_double(0.0)) < 0:
         raise StreamError(f"the stream query is neither key=value on {', '.join(PROPERTIES)} nor XPath: {wanted}")
-    return [pylsl.StreamInfo(handle=handle) for handle in handles[:found]]
+    return pylsl.ContinuousResolver(pred=wanted, forget_after=pylsl.FOREVER)
 
 
 def _what_is_there() -> str:
     streams = pylsl.resolve_streams(SECOND_STREAM_S)
     if not streams:
         return "no LSL stream is visible from here at all: is the source running, and on this network?"
-    return f"visible are {_listed(streams)}"
+    lost = "LSL may miss others of this computer where no network helps: see configs/lsl_loopback.cfg"
+    return f"visible are {_listed(streams)}; {lost}"
 
 
 def _listed(streams: Sequence[pylsl.StreamInfo]) -> str:
