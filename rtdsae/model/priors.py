@@ -48,6 +48,8 @@ __all__ = [
 Positive = Annotated[float, Meta(gt=0)]
 Size = Annotated[int, Meta(ge=1)]
 
+MAX_MEAN = 100.0  # of a gated transition; latents that a KL holds down are far below it
+
 
 class Context(NamedTuple):
     """What training knows of each window of a batch.
@@ -280,7 +282,8 @@ class RNNPrior(DynamicPrior):
 class GatedPrior(DynamicPrior):
     """`gated`: μ = (1 - g) ⊙ A z + g ⊙ h(z), g and h two-layer networks; A starts as the identity.
 
-    What stands for z before the first bin is learnt.
+    What stands for z before the first bin is learnt. Nothing keeps the map from growing, so that μ is bounded: a long
+    gap would end in values that are not finite, and a stream does not recover from those.
     """
 
     def __init__(self, dim: int, config: Gated) -> None:
@@ -300,7 +303,8 @@ class GatedPrior(DynamicPrior):
         """N(μ(z), σ(z)), σ = softplus(W relu(h(z)))."""
         g, h = self.gate(z), self.proposal(z)
         spread = nn.functional.softplus(self.spread(torch.relu(h))) + 1e-3  # no variance of 0
-        return Gaussian((1 - g) * self.straight(z) + g * h, 2 * spread.log()), memory
+        mean = ((1 - g) * self.straight(z) + g * h).clamp(-MAX_MEAN, MAX_MEAN)
+        return Gaussian(mean, 2 * spread.log()), memory
 
 
 class TiledPrior(DynamicPrior):
