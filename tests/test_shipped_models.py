@@ -1,0 +1,43 @@
+"""The bundles in models/: one for each family, intact, running here as where they were made, with a true card."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rtdsae import bundle
+from rtdsae.serve.decoder import Decoder
+from rtdsae.serve.engine import Engine
+from rtdsae.train.config import KINDS, convert
+
+MODELS = sorted(path for path in (Path(__file__).parent.parent / "models").iterdir() if path.is_dir())
+
+
+def test_every_family_is_shipped():
+    assert {bundle.load(path).manifest.family for path in MODELS} == set(KINDS["model.family"])
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
+def test_it_runs_here_as_where_it_was_made(path):
+    """The engine replays the golden run before it exists; then the decoder streams it, gap and all, to the same end."""
+    loaded = bundle.load(path)
+    m, golden = loaded.manifest, loaded.golden()
+    decoder = Decoder(Engine(loaded), m.anchor_bins, len(m.channels))
+    for t, (x, observed) in enumerate(zip(golden["x"], golden["observed"], strict=True)):
+        flags = decoder.decode(x, bool(observed))
+        assert (flags is None) == (t < m.anchor_bins)
+        if flags is not None:
+            for name, values in decoder.outputs.items():
+                np.testing.assert_allclose(values, golden[name][t - m.anchor_bins], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
+def test_its_card_and_manifest_say_what_it_is_and_how_to_remake_it(path):
+    loaded = bundle.load(path)
+    m, card = loaded.manifest, loaded.files["MODEL_CARD.md"].decode()
+    assert m.name == path.name
+    assert convert(m.config, path.name).model.__struct_config__.tag == m.family
+    assert f"./tools/make_models {path.name}" in card
+    assert m.scores["r2_true_rates"] > 0.3
+    assert f"{m.scores['r2_true_rates']:.4g}" in card
+    assert loaded.weights()
