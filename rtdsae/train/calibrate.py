@@ -22,6 +22,7 @@ from rtdsae.bundle import Bundle
 from rtdsae.errors import BundleError, ConfigError
 from rtdsae.model.families import make_family
 from rtdsae.model.family import Dims, Family, Neurons
+from rtdsae.model.priors import Normal
 from rtdsae.recordings import Recording
 from rtdsae.train.alignment import Alignment, align_session
 from rtdsae.train.behaviour import factors_and_behaviour
@@ -144,13 +145,15 @@ def rebuild(source: Bundle, recording: Recording, name: str, config: TrainConfig
         sessions=(*neurons, Neurons(name, seen, recording.n_channels)),
         n_external=len(m.external),
         n_behaviour=sum(o.shape[0] for o in m.outputs if o.name == "behaviour"),
-        n_labels=max(1, len(vocabulary([recording]))),
-        n_sequences=recording.n_segments,
+        n_labels=1,
+        n_sequences=1,
         bin_width_s=m.bin_width_s,
         anchor_bins=m.anchor_bins,
         horizon_bins=m.horizon_bins,
     )
-    family = make_family(config.model, dims)
+    # Its table of f's prior stayed behind, and only the likelihood counts: any prior does, of the same variance.
+    model = msgspec.structs.replace(config.model, f_prior=Normal(variance=config.model.f_prior.variance))
+    family = make_family(model, dims)
     state = {name.removeprefix("model."): torch.from_numpy(values) for name, values in arrays.items()}
     fresh = {k for k in family.state_dict() if k.startswith((f"sessions.{len(neurons)}.", "f_prior."))}
     try:

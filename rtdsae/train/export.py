@@ -84,6 +84,7 @@ def export(run: Run, out: Path, lanes: int = 1, overwrite: bool = False) -> bund
         )
     if out.exists() and not overwrite:
         raise ExportError(f"{out} exists: choose another --out, or replace it with --overwrite")
+    bundle.check_replaceable(out, overwrite)
     family = run.model()
     files = {"MODEL_CARD.md": card(run, out.name).encode(), "weights.npz": npz(weights(family, run.alignment()))}
     for i, session in enumerate(run.info["sessions"]):

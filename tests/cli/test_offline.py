@@ -37,13 +37,19 @@ def wave(bins=400, neurons=8):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with a recording, a config, a run and a bundle."""
+    """A folder with a recording, a config, a run and a bundle; and recordings, run and bundle of two sessions."""
     folder = tmp_path_factory.mktemp("home")
     recordings.save(wave(), folder / "wave.h5")
     (folder / "c.yaml").write_text(CONFIG)
     train = ["train", folder / "c.yaml", "--data", folder / "wave.h5", "--out", folder / "run"]
     assert main([str(a) for a in [*train, "--set", "data.heldout_every=4"]]) == 0
     assert main(["export", str(folder / "run"), "--out", str(folder / "bundle")]) == 0
+    for name, neurons in (("monday", 8), ("tuesday", 6)):
+        recordings.save(wave(neurons=neurons), folder / f"{name}.h5")
+    data = [part for name in ("monday", "tuesday") for part in ("--data", folder / f"{name}.h5")]
+    train = ["train", folder / "c.yaml", *data, "--out", folder / "two", "--set", "model.readin_dim=3"]
+    assert main([str(a) for a in train]) == 0
+    assert main(["export", str(folder / "two"), "--out", str(folder / "both")]) == 0
     return folder
 
 
@@ -103,7 +109,12 @@ def other_data():
     config.write_text(re.sub(r"path: .*", "path: wave.h5", config.read_text()))
 
 
+def save(name, **changes):
+    return lambda: recordings.save(dataclasses.replace(wave(), **changes), name)
+
+
 TRAIN = ("train", "c.yaml", "--data", "wave.h5", "--out", "new")
+SESSIONS = (*TRAIN, "--set", "model.readin_dim=3", "--data")
 
 
 @pytest.mark.parametrize(
@@ -130,6 +141,26 @@ TRAIN = ("train", "c.yaml", "--data", "wave.h5", "--out", "new")
         (lambda: edit("wave.h5", "behaviour", np.zeros((9, 2))), TRAIN, "behaviour has 9 bins"),
         (lambda: edit("wave.h5", "counts", None), TRAIN, "neither 'counts'"),
         (truncated("wave.h5"), TRAIN, "wave.h5"),
+        (None, (*TRAIN, "--data", "monday.h5"), "several sessions need model.readin_dim above 0"),
+        (None, (*SESSIONS, "nowhere.h5"), "nowhere.h5: no such file"),
+        (None, (*SESSIONS, "wave.h5"), "two recordings are of the session 'wave'"),
+        (truncated("monday.h5"), (*SESSIONS, "monday.h5"), "monday.h5"),
+        (save("other.h5", bin_width_s=0.01), (*SESSIONS, "other.h5"), "other.h5 has bin_width_s 0.01, wave.h5 has"),
+        (
+            save("other.h5", behaviour_labels=("y", "x")),
+            (*SESSIONS, "other.h5"),
+            "other.h5 has behaviour_labels ('y', 'x'), wave.h5 has ('x', 'y')",
+        ),
+        (
+            save("other.h5", external=np.ones((400, 2))),
+            (*SESSIONS, "other.h5"),
+            "other.h5 has external_labels ('external0', 'external1'), wave.h5 has ()",
+        ),
+        (
+            lambda: recordings.save(wave(bins=30), "other.h5"),
+            (*SESSIONS, "other.h5"),
+            "segment holds a window of 20 bins",
+        ),
     ],
 )
 def test_train(here, capsys, spoil, args, said):
@@ -176,6 +207,19 @@ def test_train(here, capsys, spoil, args, said):
             ("evaluate", "run", "--data", "other.h5"),
             "has 6 bins or more",
         ),
+        (None, ("evaluate", "two", "--session"), "--session"),
+        (None, ("evaluate", "two", "--session", "sunday"), "two has no session 'sunday': it has monday, tuesday"),
+        (None, ("evaluate", "run", "--session", "monday"), "run has no session 'monday': it has wave"),
+        (
+            None,
+            ("evaluate", "two", "--session", "monday", "--data", "tuesday.h5"),
+            "tuesday.h5 has 6 neurons (ch0, ...), not those that two was trained on (8: ch0, ...)",
+        ),
+        (
+            lambda: recordings.save(wave(neurons=5), "other.h5"),
+            ("evaluate", "two", "--data", "other.h5"),
+            "other.h5 has the neurons of no session of two: fit it first with rtdsae calibrate",
+        ),
     ],
 )
 def test_evaluate(here, capsys, spoil, args, said):
@@ -216,6 +260,49 @@ def test_export(here, capsys, spoil, args, said):
     assert said in refused(capsys, *args)
 
 
+CALIBRATE = ("calibrate", "both", "--data", "wave.h5", "--out", "new")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "args", "said"),
+    [
+        (None, ("calibrate",), "Missing"),
+        (None, ("calibrate", "both", "--out", "new"), "--data"),
+        (None, ("calibrate", "both", "--data", "wave.h5"), "--out"),
+        (None, (*CALIBRATE, "--epochs", "3"), "--epochs"),
+        (None, ("calibrate", "nowhere", *CALIBRATE[2:]), "nowhere: no such folder"),
+        (None, ("calibrate", "wave.h5", *CALIBRATE[2:]), "wave.h5: no such folder: a bundle is a folder"),
+        (None, (*CALIBRATE, "--data", "nowhere.h5"), "nowhere.h5: no such file"),
+        (None, (*CALIBRATE, "--data", "c.yaml"), "neither HDF5 nor npz"),
+        (None, ("calibrate", "bundle", *CALIBRATE[2:]), "bundle was trained without common inputs"),
+        (None, (*CALIBRATE, "--session", "tuesday"), "both has a session 'tuesday' already: choose another name"),
+        (None, (*CALIBRATE, "--data", "tuesday.h5"), "both has a session 'tuesday' already: choose another name"),
+        (None, (*CALIBRATE, "--session", "a/b"), "--session 'a/b': a name is letters"),
+        (None, (*CALIBRATE, "--out", "my bundle"), "--out 'my bundle': a name is letters"),
+        (None, (*CALIBRATE, "--out", "bundle"), "bundle: exists already: choose another name"),
+        (None, (*CALIBRATE, "--out", "run", "--overwrite"), "run: exists and is not a bundle, so it is not replaced"),
+        (None, (*CALIBRATE, "--set", "model.gen_dim=3"), "--set model.gen_dim=3: a calibration leaves the model"),
+        (None, (*CALIBRATE, "--set", "fit.epoch=3"), "did you mean `epochs`?"),
+        (None, (*CALIBRATE, "--set", "fit.accelerator=abacus"), "abacus"),
+        (None, (*CALIBRATE, "--set", "data.valid=0"), "set data.valid above 0"),
+        (None, (*CALIBRATE, "--set", "data.heldout_every=9"), "holds out none of 8 neurons"),
+        (counts_with(np.nan), CALIBRATE, "not finite at bin 7, column 3"),
+        (save("wave.h5", bin_width_s=0.01), CALIBRATE, "wave.h5 has bins of 0.01 s, the model 0.02 s"),
+        (save("wave.h5", external=np.ones((400, 1))), CALIBRATE, "wave.h5 has the external inputs ['external0']"),
+        (lambda: recordings.save(wave(bins=30), "wave.h5"), CALIBRATE, "segment holds a window of 20 bins"),
+        (lambda: Path("both/weights.npz").unlink(), CALIBRATE, "weights.npz: is missing"),
+        (truncated("both/weights.npz"), CALIBRATE, "weights.npz: is not the file that the manifest describes"),
+        (truncated("both/sessions/tuesday/step.onnx"), CALIBRATE, "sessions/tuesday/step.onnx"),
+        (lambda: Path("two/best.pt").unlink(), ("calibrate", "two", *CALIBRATE[2:]), "no best.pt"),
+        (truncated("two/sample.npz"), ("calibrate", "two", *CALIBRATE[2:]), "sample.npz"),
+    ],
+)
+def test_calibrate(here, capsys, spoil, args, said):
+    if spoil:
+        spoil()
+    assert said in refused(capsys, *args)
+
+
 @pytest.mark.parametrize(
     ("spoil", "args", "said"),
     [
@@ -230,6 +317,9 @@ def test_export(here, capsys, spoil, args, said):
         (truncated("bundle/manifest.json"), ("inspect", "bundle"), "manifest.json"),
         (as_text("bundle/MODEL_CARD.md", "mine"), ("inspect", "bundle"), "MODEL_CARD.md"),
         (as_text("bundle/manifest.json", '{"format": 99}'), ("inspect", "bundle"), "upgrade rtdsae"),
+        (lambda: shutil.rmtree("both/sessions"), ("inspect", "both"), "sessions: is missing or no folder"),
+        (truncated("both/sessions/tuesday/golden.npz"), ("inspect", "both"), "sessions/tuesday/golden.npz"),
+        (as_text("both/sessions/tuesday/note.txt", "mine"), ("inspect", "both"), "'sessions/tuesday/note.txt' is no"),
     ],
 )
 def test_inspect(here, capsys, spoil, args, said):
@@ -255,7 +345,11 @@ def test_evaluate_reports_scores_and_draws_figures(here, capsys):
     assert set(scores["null_models"]) == {"bps", "co_bps", "r2_behaviour", "r2_true_rates"}
     drawn = [path for path in (here / "run" / "figures").iterdir() if path.suffix == ".png"]
     assert len(drawn) >= 3
-    assert json.loads((here / "run" / "run.json").read_text())["scores"]["co_bps"] == scores["co_bps"]
+    info = json.loads((here / "run" / "run.json").read_text())
+    assert info["scores"]["co_bps"] == scores["co_bps"]
+    (session,) = info["sessions"]
+    assert session["name"] == scores["session"] == "wave"
+    assert (session["channels"], session["neurons"]) == ([f"ch{i}" for i in seen], [f"ch{i}" for i in range(8)])
 
 
 def test_the_card_says_which_part_was_scored(here):
@@ -273,7 +367,37 @@ def test_what_cannot_be_scored_is_null_with_the_reason(here, capsys):
     assert main(["evaluate", "plain", "--json"]) == 0
     scores = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [scores[name] for name in ("co_bps", "r2_behaviour", "r2_true_rates")] == [None, None, None]
-    assert set(scores["reasons"]) == {"co_bps", "r2_behaviour", "r2_true_rates"}
+    of_latents = {f"latents.{name}" for name, value in scores["latents"].items() if value is None}
+    assert {"latents.tangling", "latents.probe_z_series", "latents.mig"} <= of_latents
+    assert set(scores["reasons"]) == {"co_bps", "r2_behaviour", "r2_true_rates"} | of_latents
+
+
+def test_two_sessions_are_scored_each_by_itself_and_by_their_mean(here, capsys):
+    assert main(["evaluate", "two", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(said) == ["sessions"]
+    assert list(said["sessions"]) == ["monday", "tuesday"]
+    run = Run.open(Path("two"))
+    for i, (name, scores) in enumerate(said["sessions"].items()):
+        recording = prepare(recordings.load(f"{name}.h5"), run.config)
+        segments = recording.segments[recording.splits == "test"]
+        rates = segment_outputs(run.model().use(i), Tensors(recording), segments)["rates"] * 0.02
+        expected = bits_per_spike(rates, recording.counts[modelled_bins(segments, 5)])
+        assert scores["bps"] == pytest.approx(expected)
+        assert (scores["session"], scores["part"]) == (name, "test")
+        assert (here / "two" / "figures" / name / "rates.png").exists()
+    kept = json.loads((here / "two" / "run.json").read_text())["scores"]
+    assert kept["bps"] == pytest.approx(np.mean([scores["bps"] for scores in said["sessions"].values()]))
+
+
+def test_one_of_two_sessions_is_scored_alone(here, capsys):
+    assert main(["evaluate", "two", "--session", "tuesday", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (scores["session"], scores["part"]) == ("tuesday", "test")
+    assert [path.name for path in (here / "two" / "figures").iterdir()] == ["tuesday"]
+    assert "scores" not in json.loads((here / "two" / "run.json").read_text())
+    assert main(["evaluate", "two", "--data", "tuesday.h5"]) == 0  # its neurons tell which it is
+    assert capsys.readouterr().out.startswith("tuesday: 395 bins of the whole part")
 
 
 def test_another_recording_is_scored_whole_with_the_same_neurons_held_out(here, capsys):
@@ -311,6 +435,18 @@ def test_inspect_tells_what_is_in_it(here, capsys):
     assert json.loads(capsys.readouterr().out)["anchor_bins"] == 5
 
 
+def test_inspect_tells_the_sessions(here, capsys):
+    assert main(["inspect", "both"]) == 0
+    said = capsys.readouterr().out
+    assert "session monday" in said.splitlines()[0]
+    assert "  input      8 channels (ch0 ... ch7)" in said
+    assert "  session    tuesday: 6 channels" in said
+    assert main(["inspect", "both", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["sessions"] == ["monday", "tuesday"]
+    assert [session["name"] for session in told["further"]] == ["tuesday"]
+
+
 def test_resume_by_the_command_line(here, capsys):
     resume = ["train", "c.yaml", "--data", "wave.h5", "--out", "run", "--resume", "--set", "fit.epochs=4"]
     assert "begun with data.heldout_every=4, not 0" in refused(capsys, *resume)
@@ -319,7 +455,7 @@ def test_resume_by_the_command_line(here, capsys):
 
 
 def test_help_fits_a_screen_and_usage_errors_are_one_line():
-    for verb in ("train", "evaluate", "export", "inspect", "serve", "listen", "simulate", "replay"):
+    for verb in ("train", "evaluate", "export", "calibrate", "inspect", "serve", "listen", "simulate", "replay"):
         helped = subprocess.run(
             [sys.executable, "-m", "rtdsae", verb, "--help"], capture_output=True, text=True, check=True
         )
