@@ -1,7 +1,6 @@
 """The modeller's verbs: train, evaluate, export, inspect."""
 
 import contextlib
-import copy
 import json
 import shlex
 import sys
@@ -136,8 +135,7 @@ class Calibrate(msgspec.Struct, frozen=True, kw_only=True):
         from rtdsae.train.config import calibration_config
 
         with bundle_of(self.source) as bundle:
-            tree = copy.deepcopy(bundle.manifest.config)  # --set is of this calibration, not of the model
-            config = calibration_config(tree, self.set, self.data, str(self.source))
+            config = calibration_config(bundle.manifest.config, self.set, self.data, str(self.source))
             recording = load(self.data, config.data.bin_width_s)
 
             from rtdsae.cli.progress import TrainingProgress

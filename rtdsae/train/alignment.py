@@ -16,7 +16,7 @@ from rtdsae.model.family import Family
 from rtdsae.model.session import Session
 from rtdsae.recordings import Recording
 
-__all__ = ["Alignment", "align", "align_session"]
+__all__ = ["Alignment", "align", "align_session", "learnt"]
 
 MIN_CONDITIONS = 2
 
@@ -63,6 +63,24 @@ def align(family: Family, recordings: Sequence[Recording]) -> Alignment | None:
     for session, recording in zip(sessions, recordings, strict=True):
         align_session(session, recording, alignment)
     return alignment
+
+
+def learnt(family: Family, recordings: Sequence[Recording]) -> Alignment | None:
+    """What the conditions that all sessions have look like through the trained read-ins, the mean over sessions.
+
+    A session that comes later is read into these; one session is enough.
+    """
+    shared = shared_conditions(recordings)
+    if family.readin.linear is None or len(shared) < MIN_CONDITIONS:
+        return None
+    shortest = min(usual_bins(r, shared) for r in recordings)
+    each = []
+    for i, recording in enumerate(recordings):
+        session = family.use(i).session
+        own = torch.from_numpy(averages(session, recording, shared, shortest)).float()
+        with torch.no_grad():
+            each.append(session.readin(own).numpy())
+    return Alignment(tuple(shared), np.mean(each, 0).astype(np.float32))
 
 
 def align_session(session: Session, recording: Recording, alignment: Alignment) -> bool:

@@ -1,9 +1,9 @@
 """Calibrate: a new session's read-in and read-out for a model that stays as it is.
 
 Some minutes of new neurons are enough, since only the maps between them and the common inputs and factors are fitted:
-begun from the averages of conditions that the model's sessions were aligned by, where the new recording has them, and
-then by gradient through the frozen model. Latents and behaviour keep their meaning. The graphs of the sessions that the
-bundle had are copied byte for byte.
+the read-in begins as the regression to what the model's own sessions made of the conditions that the new recording has
+too, the read-out as the likeliest for it, and both go on by gradient through the frozen model. Latents and behaviour
+keep their meaning. The graphs of the sessions that the bundle had are copied byte for byte.
 """
 
 import copy
@@ -34,6 +34,9 @@ from rtdsae.train.run import describe, last_bins, npz, session_name, vocabulary
 from rtdsae.train.windows import SessionWindows, Tensors
 
 __all__ = ["Calibrated", "calibrate"]
+
+READOUT_STEPS = 60  # of L-BFGS on a convex loss
+READOUT_RIDGE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ def calibrate(
     training_bins = windows.training_bins()
     family.use(index).session.fit(training_bins, training_bins[:, windows.tensors.heldin])
     aligned = alignment is not None and align_session(family.session, recording, alignment)
+    begin_readout(family, windows)
     before, after = fit_session(family, windows, config, report)
     info = describe(recording, path) | {"name": name}
     sample = {
@@ -164,6 +168,29 @@ def rebuild(source: Bundle, recording: Recording, name: str, config: TrainConfig
         raise BundleError(f"{source.path}/weights.npz: is not of the model in the manifest: export it again")
     labels = tuple(m.provenance.get("alignment", ()))
     return family, None if averages is None else Alignment(labels, averages)
+
+
+def begin_readout(family: Family, windows: SessionWindows) -> None:
+    """The likeliest read-out of the factors that the read-in gives as it begins.
+
+    Otherwise the first epochs would bend the read-in to a read-out that knows nothing yet.
+    """
+    family.eval().requires_grad_(False)
+    session = family.session
+    batch = windows.tensors.windows_at(windows.train.tiles(), windows.train.bins)
+    x, counts = family.readin.normalise(batch.inputs), batch.counts[:, family.start :]
+    factors = family(x, torch.ones_like(x[..., :1]), batch.u, False).outputs.factors
+    parameters = list(session.readout.requires_grad_(True).parameters())
+    optimizer = torch.optim.LBFGS(parameters, max_iter=READOUT_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        nll = session.reconstruction.nll(session.readout(factors), counts).mean()
+        penalised = nll + READOUT_RIDGE * sum(p.square().mean() for p in parameters)
+        penalised.backward()
+        return penalised.detach()
+
+    optimizer.step(loss)
 
 
 def fit_session(

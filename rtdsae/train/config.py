@@ -1,5 +1,6 @@
 """The training configuration: frozen structs, read once from YAML and `--set key=value`, saved in the run."""
 
+import copy
 import difflib
 from collections.abc import Iterator
 from pathlib import Path
@@ -230,7 +231,8 @@ def calibration_config(tree: dict[str, Any], overrides: tuple[str, ...], data: s
         ConfigError: an override is of another section, or does not fit.
     """
     likelihood = {"f_objective": {"kind": "beta_vae"}, "kl_f_scale": 0.0, "kl_z_scale": 0.0, "discriminative": 0.0}
-    tree = {**tree, "data": {"path": data}, "objective": {**tree.get("objective", {}), **likelihood, "ramp_epochs": 0}}
+    tree = copy.deepcopy(tree)  # an override is of this calibration, not of the model
+    tree |= {"data": {"path": data}, "objective": {**tree.get("objective", {}), **likelihood, "ramp_epochs": 0}}
     for override in overrides:
         if override.partition(".")[0] not in ("fit", "data", "objective"):
             raise ConfigError(f"--set {override}: a calibration leaves the model as it is; set fit, data or objective")

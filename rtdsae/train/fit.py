@@ -18,7 +18,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from rtdsae.errors import TrainingError
 from rtdsae.model.family import Family
 from rtdsae.recordings import Recording
-from rtdsae.train.alignment import align
+from rtdsae.train.alignment import align, learnt
 from rtdsae.train.behaviour import fit_behaviour
 from rtdsae.train.config import FactorVAE, Fit, TrainConfig
 from rtdsae.train.factor_vae import Adversary
@@ -97,8 +97,7 @@ def train(
         family.use(session.index).session.fit(
             session.training_bins(), session.training_bins()[:, session.tensors.heldin]
         )
-    if alignment := align(family, recordings):
-        run.save_alignment(alignment)
+    align(family, recordings)
     optimizer = torch.optim.AdamW(family.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
     model, optimizer = fabric.setup(family, optimizer)
     adversary = make_adversary(config, fabric.device)
@@ -278,6 +277,8 @@ def finish(run: Run, sessions: list[SessionWindows], standing: Standing, min_bin
         family = run.restore(run.load_checkpoint("best.pt")["model"])
         if family.behaviour is not None:
             run.info["behaviour_fit"] = fit_behaviour(family, [session.tensors for session in sessions], min_bins)
+        if alignment := learnt(family, [session.tensors.recording for session in sessions]):
+            run.save_alignment(alignment)
         content = {"model": family.state_dict(), "epoch": standing.best_epoch, "finished": True}
         run.save_checkpoint("best.pt", content)
     run.save_info()

@@ -7,7 +7,7 @@ tensorboard/     the same curves
 best.pt          the weights with the best selection score, behaviour read-out included
 last.pt          weights, optimiser and counters after the last finished epoch
 sample.npz       a stretch of each session's real input, on which an export is checked
-alignment.npz    the condition averages that several sessions' read-ins began from
+alignment.npz    condition averages as the trained read-ins map them, which a later session begins from
 """
 
 import csv
