@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from rtdsae import bundle
 from rtdsae.bundle import SESSION_FILES, Manifest, Output, Session, StatePart, load, session_path, write
+from rtdsae.bundle import folder as folders
 from rtdsae.errors import BundleError
 
 S, T, C, U = 4, 20, 3, 2
@@ -268,10 +269,10 @@ def test_sessions_beside_a_bundle_of_one_are_no_part_of_it(folder):
 @pytest.mark.parametrize(
     ("name", "limit"),
     [
-        ("manifest.json", bundle.MAX_MANIFEST),
-        ("step.onnx", bundle.MAX_FILE),
-        ("weights.npz", bundle.MAX_FILE),
-        ("sessions/day2/step.onnx", bundle.MAX_FILE),
+        ("manifest.json", folders.MAX_MANIFEST),
+        ("step.onnx", folders.MAX_FILE),
+        ("weights.npz", folders.MAX_FILE),
+        ("sessions/day2/step.onnx", folders.MAX_FILE),
     ],
 )
 def test_oversized_files_are_refused_unread(two, name, limit):
@@ -414,7 +415,7 @@ def test_weights_that_are_not_finite_numbers_are_refused_where_they_are_asked_fo
 
 def test_weights_that_unpack_without_end_are_refused(tmp_path, monkeypatch):
     write(tmp_path / "two", TWO, TWO_CONTENT | {"weights.npz": npz(kernel=np.zeros(1 << 16, np.float32))})
-    monkeypatch.setattr(bundle, "MAX_FILE", 1 << 16)
+    monkeypatch.setattr(folders, "MAX_FILE", 1 << 16)
     with pytest.raises(BundleError, match=r"weights.npz: unpacks to"):
         load(tmp_path / "two").weights()
 
@@ -528,7 +529,7 @@ def test_a_golden_run_that_is_not_what_the_manifest_says_is_refused(folder, cont
 
 
 def test_a_golden_run_that_unpacks_without_end_is_refused(folder, monkeypatch):
-    monkeypatch.setattr(bundle, "MAX_FILE", 1 << 16)
+    monkeypatch.setattr(folders, "MAX_FILE", 1 << 16)
     (folder / "golden.npz").write_bytes(npz(x=np.zeros((1 << 16, 3), np.float32)))
     reseal(folder)
     assert "unpacks to" in refusal(folder)

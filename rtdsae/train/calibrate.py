@@ -102,7 +102,7 @@ def calibrate(
     training_bins = windows.training_bins()
     family.use(index).session.fit(training_bins, training_bins[:, windows.tensors.heldin])
     aligned = alignment is not None and align_session(family.session, recording, alignment)
-    begin_readout(family, windows)
+    likeliest_readout(family, windows)
     before, after = fit_session(family, windows, config, report)
     info = describe(recording, path) | {"name": name}
     sample = {
@@ -170,8 +170,8 @@ def rebuild(source: Bundle, recording: Recording, name: str, config: TrainConfig
     return family, None if averages is None else Alignment(labels, averages)
 
 
-def begin_readout(family: Family, windows: SessionWindows) -> None:
-    """The likeliest read-out of the factors that the read-in gives as it begins.
+def likeliest_readout(family: Family, windows: SessionWindows) -> None:
+    """Begin the read-out as the likeliest for the factors that the read-in gives as it begins.
 
     Otherwise the first epochs would bend the read-in to a read-out that knows nothing yet.
     """

@@ -346,8 +346,8 @@ def check_together(recordings: Sequence[Recording], config: TrainConfig) -> None
     """
     paths = config.data.paths
     names = [session_name(*pair) for pair in zip(recordings, paths, strict=True)]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"two recordings are of the session {names[0]!r}: give each its own `session`, or file name")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"two recordings are of the session {twice[0]!r}: give each its own `session`, or file name")
     for path, recording in zip(paths[1:], recordings[1:], strict=True):
         for what in ("bin_width_s", "behaviour_labels", "external_labels"):
             mine, first = getattr(recording, what), getattr(recordings[0], what)

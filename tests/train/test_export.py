@@ -9,6 +9,7 @@ from test_fit import FAMILIES, recording
 
 import rtdsae.train.export as module
 from rtdsae import bundle
+from rtdsae.bundle import folder as folders
 from rtdsae.errors import ExportError
 from rtdsae.model.families.lfads import LFADS, LFADSConfig
 from rtdsae.model.family import Dims, Neurons
@@ -61,7 +62,7 @@ def numbers(made):
         if file.endswith(".onnx"):
             found |= {(file, t.name): onnx.numpy_helper.to_array(t) for t in constants(onnx.load_from_string(content))}
         elif file.endswith(".npz"):
-            found |= {(file, name): values for name, values in bundle._read_npz(made.path / file, content).items()}
+            found |= {(file, name): values for name, values in folders._read_npz(made.path / file, content).items()}
     return found
 
 
