@@ -8,6 +8,7 @@
     ├── WireError        a message is not of the wire format
     ├── StreamError      an LSL stream is missing, ambiguous, or not what the model needs
     ├── EndpointError    a ZeroMQ endpoint cannot be bound or reached
+    ├── ControlError     a control request is not one, or was refused
     ├── TrainingError    a run cannot start, go on or be resumed
     └── ExportError      a model cannot become a bundle
 
@@ -19,6 +20,7 @@ __all__ = [
     "BinError",
     "BundleError",
     "ConfigError",
+    "ControlError",
     "EndpointError",
     "ExportError",
     "RecordingError",
@@ -59,6 +61,10 @@ class StreamError(RtdsaeError):
 
 class EndpointError(RtdsaeError):
     """A ZeroMQ endpoint cannot be bound or reached."""
+
+
+class ControlError(RtdsaeError):
+    """A control request is not one, or the daemon refused it."""
 
 
 class TrainingError(RtdsaeError):

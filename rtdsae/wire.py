@@ -253,8 +253,8 @@ class Encoder:
         self.schema = schema
         self.run = run
         self.frame = bytearray(_HEADER.size + 4 * schema.count)
-        values: Float32 = np.frombuffer(self.frame, "<f4", offset=_HEADER.size)
-        self.payload = {name: values[where].reshape(shape) for name, (where, shape) in schema.slices.items()}
+        self.values: Float32 = np.frombuffer(self.frame, "<f4", offset=_HEADER.size)
+        self.payload = {name: self.values[where].reshape(shape) for name, (where, shape) in schema.slices.items()}
         self._schema_id, self._count = schema.id, schema.count
 
     def encode(self, seq: int, bin: int, t_bin: float, t_in: float, t_out: float, flags: int = 0) -> bytearray:

@@ -1,7 +1,8 @@
 """LSL sources for tests, each in a process of its own: what it pushes, when and with which stamps.
 
 `with LslSource(samples, rate=50) as source:` starts one and waits until it can be found; it begins to push when
-somebody connects, and stays until the block ends.
+somebody connects, and stays until the block ends. It pushes `pace` samples a second, `chunk` at a time, whatever their
+stamps (`offsets` from the start) are; with `on_time` each at its own.
 """
 
 import json
@@ -30,6 +31,8 @@ class LslSource:
             "labels": labels,
             "data": str(data),
             "pace": info.get("pace", rate or 50.0),
+            "chunk": info.get("chunk", 1),
+            "on_time": info.get("on_time", False),
         }
 
     def __enter__(self):
@@ -69,10 +72,11 @@ def main(spec):
     outlet = pylsl.StreamOutlet(info)
     say("ready")
     if outlet.wait_for_consumers(30) and spec["format"] != "string":
-        start = pylsl.local_clock()
-        for i, sample in enumerate(samples):
-            time.sleep(max(0.0, start + (i + 1) / spec["pace"] - pylsl.local_clock()))
-            outlet.push_sample(sample.tolist(), start + offsets[i])
+        start, n = pylsl.local_clock() + (0.1 if spec["on_time"] else 0.0), spec["chunk"]
+        for i in range(0, len(samples), n):
+            due = start + offsets[i] if spec["on_time"] else start + (i + n) / spec["pace"]
+            time.sleep(max(0.0, due - pylsl.local_clock()))
+            outlet.push_chunk(samples[i : i + n].tolist(), start + offsets[min(i + n, len(samples)) - 1])
     say("pushed")
     sys.stdin.read()  # the stream stays until it is killed, or the test is
 

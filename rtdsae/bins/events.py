@@ -59,6 +59,14 @@ class EventsBinner:
         self._time = 0  # the newest stamp, or later by the clock
         self._clock_shift = 0  # by which the stamps' clock was reset against `advance`'s
 
+    @property
+    def due(self) -> float:
+        """When the clock completes the open bin, seconds as `advance` counts them; infinite before the first spike."""
+        if self._origin is None:
+            return math.inf
+        end = self._origin * self._scale + (self._closed + 1) * self._width
+        return (end / self._scale + self._lateness - self._clock_shift) / 1e9
+
     def push(self, values: Values, stamps: Stamps) -> Bins:
         """Takes spikes and gives the bins that they complete.
 

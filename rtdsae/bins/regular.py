@@ -81,6 +81,11 @@ class RegularBinner:
         self._good = 0  # those of them that count
         self._sum = np.zeros(n_channels)
 
+    @property
+    def missing(self) -> int:
+        """How many samples the open bin still needs."""
+        return self._k - self._filled
+
     def push(self, values: Values, stamps: Stamps) -> Bins:
         """Takes samples and gives the bins that they complete.
 

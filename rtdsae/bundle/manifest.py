@@ -32,6 +32,7 @@ FORMAT = 1
 SESSION_FILES = ("anchor.onnx", "step.onnx", "golden.npz")
 FILES = (*SESSION_FILES, "MODEL_CARD.md")
 WEIGHTS = "weights.npz"
+MAX_VALUES = 1 << 26  # of float32, in all lanes: 256 MiB
 OUTPUTS = ("factors", "z", "f", "rates", "behaviour")  # of step.onnx, in this order; `rates` in spikes/s
 
 _SEAL = re.compile(rb'"manifest_sha256": ?"([0-9a-f]{64})"')
@@ -186,7 +187,7 @@ def _rules(manifest: Manifest) -> Iterator[tuple[bool, str]]:
     yield manifest.format == FORMAT, f"format {manifest.format} does not exist: it must be {FORMAT}"
     yield is_name(manifest.name), "name must be letters, digits, '.', '_' and '-', 100 at most"
     yield all(text.isprintable() for text in texts), "labels, units and names must be printable, on one line"
-    yield math.isfinite(manifest.bin_width_s) and manifest.bin_width_s > 0, "bin_width_s must be above 0"
+    yield 1e-4 <= manifest.bin_width_s <= 10, "bin_width_s must be above 0: from 0.0001 to 10 s"
     yield (
         min(manifest.anchor_bins, manifest.horizon_bins, manifest.lanes) >= 1,
         ("anchor_bins, horizon_bins and lanes must be 1 or more"),
@@ -196,8 +197,17 @@ def _rules(manifest: Manifest) -> Iterator[tuple[bool, str]]:
     yield from _session_rules(manifest)
     yield 0 < len(parts) == len(set(parts)), "state must be parts, each of another name"
     yield all(part.size >= 1 for part in manifest.state), "state: a part's size must be 1 or more"
+    yield _n_values(manifest) <= MAX_VALUES, f"its sizes come to more than {MAX_VALUES} values: it is no model's"
     needed = manifest.expected_files
     yield set(manifest.files) - {WEIGHTS} == set(needed), f"files must be {', '.join(needed)}"
+
+
+def _n_values(manifest: Manifest) -> int:
+    """How many values a runtime keeps for it: checked before it takes the memory for them."""
+    sessions: list[Manifest | Session] = [manifest, *manifest.further]
+    window = max(len(session.channels) for session in sessions) * manifest.anchor_bins
+    outputs = max(sum(math.prod(output.shape) for output in session.outputs) for session in sessions)
+    return manifest.lanes * (window + manifest.state_size + outputs + manifest.horizon_bins)
 
 
 def _neuron_rules(of: Manifest | Session) -> Iterator[tuple[bool, str]]:

@@ -25,6 +25,11 @@ VERBS = {
     "listen": ("rtdsae.cli.live", "Listen", "print what is published"),
     "simulate": ("rtdsae.cli.live", "Simulate", "synthetic neurons as an LSL stream"),
     "replay": ("rtdsae.cli.live", "Replay", "a recording as an LSL stream"),
+    "record": ("rtdsae.cli.control", "Record", "store what is published, without holes"),
+    "control": ("rtdsae.cli.control", "Ask", "ask a daemon: status, schema, anchor, swap, stop"),
+    "keys": ("rtdsae.cli.control", "Keys", "make CURVE keys for a daemon and its clients"),
+    "doctor": ("rtdsae.cli.rig", "Doctor", "what would stop the daemon here, and how to mend it"),
+    "bench": ("rtdsae.cli.rig", "Bench", "a bundle's latencies on this computer"),
 }
 
 
@@ -105,7 +110,7 @@ def one_line(box: str) -> str:
 
 def missing_extra(error: ModuleNotFoundError) -> str:
     """Which extra brings a module that is not installed."""
-    serve = {"onnxruntime", "pylsl", "h5py"}
+    serve = {"onnxruntime", "pylsl", "h5py", "prometheus_client"}
     extra = "serve" if error.name in serve else "train"
     return f"this verb needs {error.name}, which is not installed: pip install 'rtdsae[{extra}]'"
 

@@ -1,7 +1,6 @@
 """The verbs that deal with live streams: serve, listen, simulate, replay."""
 
 import json
-import logging
 import os
 import sys
 from dataclasses import replace
@@ -14,6 +13,9 @@ from tyro.conf import Positional, arg
 
 from rtdsae.errors import ConfigError
 
+Kind = Literal["counts", "samples", "events"]
+Anchoring = Literal["once", "every", "lanes"]
+
 if TYPE_CHECKING:
     from rtdsae.recordings import Recording
     from rtdsae.wire import Latents
@@ -23,44 +25,73 @@ __all__ = ["Listen", "Replay", "Serve", "Simulate"]
 ENDPOINT = "tcp://127.0.0.1:5556"  # the subscriber's default too
 
 
+def _unset(metavar: str, default: str = "") -> Any:
+    """A flag that is None unless given: then the config or the default counts."""
+    return arg(metavar=metavar, help_behavior_hint=f"(default: {default})" if default else "")
+
+
 class Serve(msgspec.Struct, frozen=True, kw_only=True):
     """Decode an LSL stream with a bundle, and publish each bin's latents over ZeroMQ."""
 
     bundle: Positional[Path]
-    """Folder of the bundle, as `rtdsae export` wrote it."""
-    session: str | None = None
-    """Which of the bundle's sessions the stream is of; needed where it has several."""
-    stream: str = "type=Spikes"
-    """Which stream: source_id=..., name=..., type=... (several with commas), or an XPath predicate."""
-    pub: str = ENDPOINT
-    """Where to publish: loopback, or ipc://PATH."""
-    publish: Annotated[str, arg(help_behavior_hint="(default: factors,z and, where there is one, behaviour)")] = ""
-    """Arrays to publish, with commas: of factors, z, f, rates, behaviour."""
-    timeout: float = 10.0
-    """Seconds to wait for the stream to appear."""
-    provider: str = "cpu"
-    """ONNX Runtime's execution provider: cpu, cuda, ..."""
-    no_wake: bool = False
-    """Sleep until a sample is there; by default the daemon is up and warm shortly before it."""
+    """Folder of the bundle."""
+    config: Annotated[Path | None, _unset("YAML")] = None
+    """More settings, and these: see configs/daemon.yaml."""
+    set: Annotated[list[str], arg(metavar="KEY=VALUE", help_behavior_hint="")] = msgspec.field(default_factory=list)
+    """One of those, like timeout_s=30 or model.forecast_bins=5."""
+    session: Annotated[str | None, _unset("NAME")] = None
+    """Which session's neurons, where the bundle has several."""
+    stream: Annotated[str | None, _unset("QUERY", "type=Spikes")] = None
+    """source_id=... or name=... or XPath."""
+    input: Annotated[Kind | None, _unset("KIND", "by its rate")] = None
+    """counts, samples or events."""
+    pub: Annotated[str | None, _unset("ENDPOINT", ENDPOINT)] = None
+    """Where to publish."""
+    control: Annotated[str | None, _unset("ENDPOINT")] = None
+    """Where to take requests, like tcp://127.0.0.1:5557."""
+    keys: Annotated[Path | None, _unset("FOLDER")] = None
+    """CURVE keys that `rtdsae keys` made: only known clients."""
+    publish: Annotated[str | None, _unset("A,B", "factors,z,behaviour")] = None
+    """Arrays: also f, rates, forecast."""
+    anchor: Annotated[Anchoring | None, _unset("HOW", "once")] = None
+    """once, every (R bins) or lanes (blended)."""
+    lsl_out: Annotated[str | None, _unset("NAME")] = None
+    """Publish as an LSL stream of this name too."""
+    timeout: Annotated[float | None, _unset("SECONDS", "10")] = None
+    """To wait for the stream."""
+    provider: Annotated[str | None, _unset("NAME", "cpu")] = None
+    """Of ONNX Runtime: cpu, cuda, ..."""
+    wake: Annotated[Literal["warm", "poll", "off"] | None, _unset("HOW", "warm")] = None
+    """Before each sample: warm, poll or off."""
+    metrics: Annotated[str | None, _unset("HOST:PORT")] = None
+    """Serve Prometheus metrics there, like 127.0.0.1:9464."""
+    priority: Annotated[int | None, _unset("N")] = None
+    """Real-time priority of the decoding, 1 to 99."""
+    cpu: Annotated[str | None, _unset("LIST")] = None
+    """Cores to run on, like 2,3."""
 
     def run(self) -> None:
         """Serves until SIGTERM or Ctrl-C."""
         _quiet_lsl()
-        from rtdsae.serve.daemon import Daemon, Settings
+        from rtdsae.serve.console import set_up
+        from rtdsae.serve.daemon import Daemon
+        from rtdsae.serve.settings import load_settings
 
-        logging.basicConfig(level=logging.INFO, format="rtdsae serve: %(message)s", stream=sys.stdout)
-        names = tuple(name.strip() for name in self.publish.split(",") if name.strip())
-        settings = Settings(
-            bundle=self.bundle,
-            session=self.session,
-            stream=self.stream,
-            pub=self.pub,
-            publish=names,
-            timeout_s=self.timeout,
-            provider=self.provider,
-            wake=not self.no_wake,
-        )
-        Daemon(settings).run()
+        flags = msgspec.structs.asdict(self)
+        config, overrides, timeout, cpu = (flags.pop(name) for name in ("config", "set", "timeout", "cpu"))
+        flags["bundle"] = str(self.bundle)
+        flags["keys"] = self.keys and str(self.keys)
+        flags["publish"] = None if self.publish is None else _listed(self.publish)
+        flags["cpus"] = None if cpu is None else _listed(cpu)
+        settings = load_settings(config, overrides, {**flags, "timeout_s": timeout})
+        with set_up(json=settings.log_json, tty=sys.stdout.isatty()) as console:
+            daemon = Daemon(settings)
+            console.show(daemon.status)
+            daemon.run()
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 class Listen(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,4 +252,4 @@ def _quiet_lsl() -> None:
         return
     import pylsl
 
-    pylsl.util.set_config_content("[log]\nlevel = -2\n")
+    pylsl.util.set_config_content("[log]\nlevel = -3\n")

@@ -1,11 +1,11 @@
 """The daemon: decodes a live stream bin by bin and publishes what it finds. Start, main loop, drain, in this order.
 
-The path of a bin is pull, bin, step, encode, send. Everything else (subscribers, status) happens after the send.
+The path of a bin is pull, bin, step, encode, send. Everything else (history, anchors, subscribers, status) happens
+after the send; control, metrics and the search for a lost stream are in threads of their own.
 """
 
 import contextlib
 import dataclasses
-import gc
 import logging
 import secrets
 import signal
@@ -13,54 +13,36 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-import msgspec
 import numpy as np
 import pylsl
 
-from rtdsae import bundle as bundles
-from rtdsae.bins import RegularBinner
-from rtdsae.bundle import Bundle
-from rtdsae.errors import ConfigError
-from rtdsae.serve import source as sources
-from rtdsae.serve.decoder import Decoder
-from rtdsae.serve.engine import Engine
+from rtdsae.bins import BinCounters, Bins
+from rtdsae.serve import intake as intakes
+from rtdsae.serve.control import Control
+from rtdsae.serve.endpoint import Endpoints
+from rtdsae.serve.handover import Handover
+from rtdsae.serve.intake import Intake
 from rtdsae.serve.latency import Latency
+from rtdsae.serve.link import Link
+from rtdsae.serve.outlet import Outlet
+from rtdsae.serve.pipeline import Pipeline
 from rtdsae.serve.publisher import Publisher
-from rtdsae.serve.source import Source
-from rtdsae.serve.wake import Rehearsal, Wake
-from rtdsae.wire import Array, Encoder, Flags, Schema, encode_status
+from rtdsae.serve.realtime import RealTime, settle
+from rtdsae.serve.settings import Settings
+from rtdsae.serve.source import Lost, Source, Wanted
+from rtdsae.serve.systemd import Notifier
+from rtdsae.serve.wake import Wake
+from rtdsae.wire import Flags, Schema, encode_status
 
-__all__ = ["Daemon", "Settings"]
+__all__ = ["Daemon"]
 
 log = logging.getLogger(__name__)
 
-DEFAULT_ARRAYS = ("factors", "z", "behaviour")
 STATUS_PERIOD_S = 1.0
 CHORES_PERIOD_S = 0.02
-SILENT_S = 1.0  # a stream without a sample for so long counts as not connected
 DRAIN_S = 1.0  # for what has arrived and is not yet decoded, at the end
-LATE = int(Flags.LATE)
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a daemon is told."""
-
-    bundle: Path
-    """Folder of the model's bundle."""
-    session: str | None = None
-    """Which of the bundle's sessions the stream's neurons are of; None where it has one."""
-    stream: str = "type=Spikes"
-    """Which LSL stream: key=value[,key=value] on its properties, or an XPath predicate."""
-    pub: str = "tcp://127.0.0.1:5556"
-    """Endpoint to publish on: loopback or ipc."""
-    publish: tuple[str, ...] = ()
-    """Names of the arrays to publish; none are factors, z and, where the bundle has it, behaviour."""
-    timeout_s: float = 10.0
-    """How long to wait for the stream to appear."""
-    provider: str = "cpu"
-    """ONNX Runtime's execution provider: cpu, cuda, ..."""
-    wake: bool = True
-    """Be awake and warm shortly before each sample."""
+SWITCH_S = 1e-4  # the longest that another thread holds the interpreter while a bin waits
+LATE, SWAPPED = int(Flags.LATE), int(Flags.SWAPPED)
 
 
 class Daemon:
@@ -75,64 +57,78 @@ class Daemon:
         self.should_exit = False
         self.force_exit = False
         self.run_id = secrets.randbits(32)
+        self._notifier = Notifier()
+        self._last_status: dict[str, object] = {}
         self._seq = 0
-        self._source: Source | None = None
-        self._connected = False
+        self._intake: Intake
+        self._counters = BinCounters()
+        self._outlet: Outlet | None = None
+        self._flags = 0  # for the next bin that is published
         self._last_input = -np.inf
         self._next_chores = self._next_status = -np.inf
 
     def run(self) -> None:
-        """Runs until a signal.
+        """Runs until a signal or a request to stop.
 
         Raises:
             RtdsaeError: it cannot start: the bundle, the endpoint, the stream or a setting is wrong.
         """
         with self._signals(), contextlib.ExitStack() as self._open:
-            if source := self._start():
-                self._main_loop(source)
-                self._drain(source)
+            if started := self._start():
+                self._main_loop()
+            self._notifier.stopping()
+            if started:
+                self._drain()
 
     # start ------------------------------------------------------------------------------------------------------------
 
-    def _start(self) -> Source | None:
-        """Loads, checks, binds and connects; None when a signal came first."""
-        bundle = bundles.load(self.settings.bundle).session(self.settings.session)
-        self._bundle, manifest = bundle, bundle.manifest
-        if manifest.external:
-            needed = ", ".join(manifest.external)
-            raise ConfigError(f"{bundle.path} needs the external inputs {needed}: a stream of counts has none")
-        schema = self._schema(bundle)
-        engine = Engine(bundle, self.settings.provider)
-        self._decoder = Decoder(engine, manifest.anchor_bins, len(manifest.channels))
-        self._binner = RegularBinner(len(manifest.channels), manifest.bin_width_s)
-        self._encoder = Encoder(schema, self.run_id)
-        self._copies = [(self._encoder.payload[a.name], engine.outputs[a.name]) for a in schema.arrays]
+    def _start(self) -> bool:
+        """Loads, checks, binds and connects; False when a signal came first."""
+        settings = self.settings
+        RealTime(settings.priority, settings.cpus, settings.lock_memory).apply()
+        self._pipeline = Pipeline(settings.bundle, settings.session, settings.model, self.run_id)
+        manifest = self._pipeline.bundle.manifest
         self._bin_width_s, self._latency = manifest.bin_width_s, Latency()
-        rehearsal = Rehearsal(engine, len(manifest.channels), manifest.bin_width_s, schema)
-        self._wake = Wake(manifest.bin_width_s, rehearsal, wanted=self.settings.wake)
-        self._publisher = Publisher(self.settings.pub, schema)
+        self._wake = Wake(self._bin_width_s, lambda: self._pipeline.rehearse(), wanted=settings.wake != "off")
+        self._handover = Handover()
+        self._endpoints = Endpoints(settings.keys)
+        self._open.callback(self._endpoints.close)
+        self._publisher = Publisher(settings.pub, self._pipeline.schema, self._endpoints)
         self._open.callback(self._publisher.close)
-        log.info("publishing %s on %s", ", ".join(schema.slices), self._publisher.endpoint)
+        log.info("publishing %s on %s", ", ".join(self._pipeline.schema.slices), self._publisher.endpoint)
+        self._link = Link(settings.stream, Wanted(manifest.channels, self._bin_width_s, settings.input, settings.match))
+        self._open.callback(self._link.close)
+        self._last_status = self._status()
+        if settings.control:
+            control = Control(settings.control, self, self._endpoints)
+            self._open.callback(control.close)
+            log.info("taking requests on %s", control.endpoint)
+        if settings.metrics:
+            from rtdsae.serve.metrics import Metrics
+
+            metrics = Metrics(settings.metrics, self.status, self._latency)
+            self._open.callback(metrics.close)
+            log.info("serving metrics on http://%s/metrics", metrics.address)
+        self._notifier.ready()
         return self._connect()
 
-    def _schema(self, bundle: Bundle) -> Schema:
-        known = {output.name: output for output in bundle.manifest.outputs}
-        names = self.settings.publish or tuple(name for name in DEFAULT_ARRAYS if name in known)
-        if unknown := [name for name in names if name not in known]:
-            raise ConfigError(f"there is no {unknown[0]!r} to publish: {bundle.path} has {', '.join(known)}")
-        arrays = tuple(Array(o.name, tuple(o.shape), o.unit, tuple(o.labels)) for o in (known[name] for name in names))
-        return Schema(bundle.manifest.name, bundle.hash, bundle.manifest.bin_width_s, arrays)
-
-    def _connect(self) -> Source | None:
-        channels = self._bundle.manifest.channels
-        info = sources.find(self.settings.stream, self.settings.timeout_s, self._tick)
-        if info is None:
-            return None
-        sources.check(info, len(channels), self._bin_width_s)
-        self._source = Source(info, channels)
-        self._open.callback(self._source.close)
-        log.info("decoding stream %s, clock offset %.6f s", self._source.source_id, self._source.clock_offset_s)
-        return self._source
+    def _connect(self) -> bool:
+        source = self._link.open(self.settings.timeout_s, self._tick)
+        if source is None:
+            return False
+        self._intake = intakes.make(
+            source.kind,
+            source.samples_per_bin,
+            len(self._pipeline.channels),
+            self._bin_width_s,
+            reduce=self.settings.reduce,
+            lateness_s=self.settings.lateness_s,
+            silence_s=self.settings.silence_s,
+        )
+        self._counters = self._intake.counters
+        if self.settings.lsl_out:
+            self._outlet = Outlet(self.settings.lsl_out, self._pipeline.schema)
+        return True
 
     def _tick(self) -> bool:
         self._housekeep()
@@ -140,84 +136,144 @@ class Daemon:
 
     # main loop --------------------------------------------------------------------------------------------------------
 
-    def _main_loop(self, source: Source) -> None:
-        gc.collect()
-        gc.freeze()  # the collector then looks at young objects only, of which the loop makes no cycles
+    def _main_loop(self) -> None:
+        settle()
         while not self.should_exit:
-            if self._wake.active and not source.available():
+            source = self._link.source
+            if source is None:
+                self._decode(self._intake.alone(), pylsl.local_clock())
+                self._housekeep()
+                continue
+            if self._wake.active and self._intake.idle(source):
                 self._wake.rest()
             if not self._take(source) or self._last_input >= self._next_chores:
                 self._housekeep()
 
     def _take(self, source: Source) -> bool:
-        """One sample through all stages; False when none came."""
-        if not source.pull():
+        """What has come, through all stages; False when nothing has."""
+        try:
+            if not self._intake.pull(source):
+                return False
+        except Lost as error:
+            self._link.lose(source, error)
             return False
         self._last_input = t_in = pylsl.local_clock()
-        self._wake.arrived(t_in, source.stamps[0])
-        bins = self._binner.push(source.values, source.stamps)
-        for i in range(len(bins.index)):
-            flags = self._decoder.decode(bins.counts[i], bool(bins.observed[i]))
-            if flags is not None:
-                self._publish(int(bins.index[i]), float(bins.t_end[i]), t_in, flags)
+        self._decode(self._intake.bins(source), t_in)
         return True
 
+    def _decode(self, bins: Bins, t_in: float) -> None:
+        for i in range(len(bins.index)):
+            flags = self._pipeline.decode(bins.counts[i], bool(bins.observed[i]))
+            if flags is not None:
+                self._publish(int(bins.index[i]), float(bins.t_end[i]), t_in, flags)
+            self._pipeline.decoder.idle()
+            if self._handover.waiting:
+                self._hand_over()
+        if len(bins.index):
+            self._wake.arrived(t_in, float(bins.t_end[-1]))
+
     def _publish(self, bin_: int, t_bin: float, t_in: float, flags: int) -> None:
-        for frame, output in self._copies:
-            frame[:] = output
         t_out = pylsl.local_clock()
+        flags |= self._flags
         if t_out > t_bin + self._bin_width_s:
             flags |= LATE
-        self._publisher.send(self._encoder.encode(self._seq, bin_, t_bin, t_in, t_out, flags))
+        frame = self._pipeline.encoder.encode(self._seq, bin_, t_bin, t_in, t_out, flags)
+        self._publisher.send(frame)
         self._seq += 1
+        self._flags = 0
         self._latency.add(t_out - t_in)
+        self._pipeline.history.add(frame)
+        if self._outlet:
+            self._outlet.push(self._pipeline.encoder.values, t_bin, flags)
+
+    # what control asks for, in its own thread -------------------------------------------------------------------------
+
+    def status(self) -> dict[str, object]:
+        """The last status, at most a second old."""
+        return self._last_status
+
+    def schema(self) -> Schema:
+        """What is published now."""
+        return self._pipeline.schema
+
+    def kept(self) -> tuple[int, int] | None:
+        """The oldest and the newest `seq` in the history."""
+        before, now = self._handover.history, self._pipeline.history.kept
+        old = before.kept if before else None
+        return (old[0], (now or old)[1]) if old else now
+
+    def history(self, first: int, last: int) -> list[bytes]:
+        """What was published, `seq` first to last, as far as it is kept."""
+        before = self._handover.history
+        return (before.frames(first, last) if before else []) + self._pipeline.history.frames(first, last)
+
+    def anchor(self) -> None:
+        """Has the model anchored after the next bin that completes S whole ones."""
+        self._pipeline.decoder.want_anchor()
+
+    def swap(self, bundle: Path, session: str | None) -> dict[str, object]:
+        """Loads and checks another bundle here, and has it take over between two bins; returns when it has.
+
+        Raises:
+            RtdsaeError: it cannot take over; the present one runs on.
+        """
+        running, settings = self._pipeline, self.settings
+        recent = running.decoder.recent
+        new = Pipeline(bundle, session or settings.session, settings.model, self.run_id, recent)
+        self._handover.offer(new, running)
+        log.info("swapped %s for %s", running.bundle.path, bundle)
+        return {"bundle": new.bundle.manifest.name, "seq": new.history.first}
+
+    def stop(self) -> None:
+        """Ends the main loop."""
+        self.should_exit = True
+
+    def _hand_over(self) -> None:
+        """Between two bins: the new model anchored on the last ones, if it can be, and the old one left."""
+        if new := self._handover.take(self._pipeline, self._seq):
+            self._pipeline = new
+            self._flags |= SWAPPED
+            self._publisher.announce(new.schema)
+            if self._outlet:
+                self._outlet.reopen(new.schema)
 
     # off the hot path -------------------------------------------------------------------------------------------------
 
     def _housekeep(self) -> None:
         """Looks after subscribers and status: not after each bin of a fast stream, whose delivery needs the core."""
+        self._notifier.watchdog()
         self._publisher.greet()
+        self._link.renew()
         now = pylsl.local_clock()
         self._next_chores = now + CHORES_PERIOD_S
         if now >= self._next_status:
             self._next_status = now + STATUS_PERIOD_S
-            self._watch(now)
-            self._publisher.send(encode_status(self._status()))
-
-    def _watch(self, now: float) -> None:
-        """Notices when the stream falls silent and when it comes back."""
-        source, before = self._source, self._connected
-        self._connected = source is not None and now - self._last_input < max(SILENT_S, 2 * self._bin_width_s)
-        if source and self._connected != before:
-            log.info("stream %s %s", source.source_id, "is live" if self._connected else "is silent: waiting for it")
+            self._link.watch(now - self._last_input)
+            self._last_status = self._status()
+            self._publisher.send(encode_status(self._last_status))
 
     def _status(self) -> dict[str, object]:
+        manifest = self._pipeline.bundle.manifest
         return {
             "run": self.run_id,
-            "bundle": self._bundle.manifest.name,
-            "session": next(iter(self._bundle.manifest.sessions), None),
+            "bundle": manifest.name,
+            "session": next(iter(manifest.sessions), None),
             "bins": self._seq,
-            **dataclasses.asdict(self._binner.counters),
-            "anchors": self._decoder.anchors,
-            "stream": self._stream_status(),
+            **dataclasses.asdict(self._counters),
+            "anchors": self._pipeline.decoder.anchors,
+            "stream": self._link.status(),
             "latency_us": self._latency.summary(),
-        }
-
-    def _stream_status(self) -> dict[str, object]:
-        source = self._source
-        return {
-            "connected": self._connected,
-            "source_id": source and source.source_id,
-            "clock_offset_s": source and source.clock_offset_s,
         }
 
     # end --------------------------------------------------------------------------------------------------------------
 
-    def _drain(self, source: Source) -> None:
+    def _drain(self) -> None:
         """Decodes what has already arrived, for a second at most, and says a last status."""
         deadline = pylsl.local_clock() + DRAIN_S
-        while not self.force_exit and pylsl.local_clock() < deadline and source.available():
-            self._take(source)
+        while not self.force_exit and pylsl.local_clock() < deadline:
+            source = self._link.source
+            if not (source and source.available() and self._take(source)):
+                break
         self._next_status = -np.inf
         self._housekeep()
         log.info("published %d bins", self._seq)

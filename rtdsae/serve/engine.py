@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4  # between the exported model's outputs and this runtime's, relative above 1 and absolute below
 
+NOWHERE = "/nowhere/of/a/bundle"
+MAX_SAID = 300  # characters of ONNX Runtime's own words in an error
+
 Float32 = NDArray[np.float32]
 Shapes = dict[str, tuple[int, ...]]
 
@@ -28,7 +31,9 @@ class Engine:
     """A model that runs. `anchor` sets its state, `step` moves it one bin on and leaves the answer in `outputs`.
 
     Attributes:
-        outputs: lane 0 of each output, by name, in the manifest's shapes: views that the next step overwrites.
+        lanes: how many copies of the model step together.
+        results: each output of all lanes `(lanes, ...)`, by name; the next step overwrites them.
+        outputs: lane 0 of them, in the manifest's shapes: views.
         external: what the next step gets as external input, `(lanes, U)`; zeros unless written to.
         provider: the execution provider that runs it, as ONNX Runtime names it.
 
@@ -43,22 +48,32 @@ class Engine:
         self._anchor = _session(bundle, "anchor.onnx", self.provider)
         self._step = _session(bundle, "step.onnx", self.provider)
         lanes, size = manifest.lanes, manifest.state_size
+        self.lanes = lanes
         self._window = np.zeros((lanes, manifest.anchor_bins, len(manifest.channels)), np.float32)
         self._x = np.zeros((lanes, len(manifest.channels)), np.float32)
         self._observed = np.ones((lanes, 1), np.float32)
         self.external: Float32 = np.zeros((lanes, len(manifest.external)), np.float32)
-        self._states = [np.zeros((lanes, size), np.float32) for _ in range(2)]
-        results = {o.name: np.zeros((lanes, *o.shape), np.float32) for o in manifest.outputs}
-        self.outputs: dict[str, Float32] = {name: values[0] for name, values in results.items()}
-        self._check_graphs(results)
-        self._bindings = [self._bind(results, self._states[i], self._states[1 - i]) for i in range(2)]
+        self._states = [np.zeros((lanes, size), np.float32) for _ in range(4)]
+        self.results: dict[str, Float32] = {o.name: np.zeros((lanes, *o.shape), np.float32) for o in manifest.outputs}
+        self.outputs: dict[str, Float32] = {name: values[0] for name, values in self.results.items()}
+        self._check_graphs()
+        self._bindings = [self._bind(0, 1), self._bind(1, 0)]
+        self._ahead = [self._bind(0, 2), self._bind(1, 2)]  # a forecast's first step, from either present
+        self._further = [self._bind(3, 2), self._bind(2, 3)]  # and its others
         self._turn = 0  # which state buffer holds the present; the step writes the other, then they swap
-        self.replay()
+        try:
+            self.replay()
+        except BundleError:
+            raise
+        except Exception as error:
+            raise BundleError(f"{bundle.path}: its graphs do not run: {_said(error)}") from error
 
-    def anchor(self, counts: Float32) -> None:
-        """Sets the state from S observed bins, `(S, C)`; every lane starts alike."""
+    def anchor(self, counts: Float32, lane: int | None = None) -> None:
+        """Sets the state from S observed bins, `(S, C)`: that of one lane, or of all."""
         self._window[:] = counts
-        self._states[self._turn][:] = self._anchor.run(None, {"x": self._window})[0]
+        state = self._anchor.run(None, {"x": self._window})[0]
+        chosen = slice(None) if lane is None else lane
+        self._states[self._turn][chosen] = state[chosen]
 
     def step(self, counts: Float32, observed: bool) -> None:
         """One bin, `(C,)`; where it was not observed its counts are ignored and the model forecasts."""
@@ -66,6 +81,13 @@ class Engine:
         self._observed.fill(observed)
         self._step.run_with_iobinding(self._bindings[self._turn])
         self._turn = 1 - self._turn
+
+    def forecast(self, n_bins: int) -> None:
+        """Steps through `n_bins` unobserved bins and leaves what comes out last in `outputs`; the state stays."""
+        self._observed.fill(False)
+        self._step.run_with_iobinding(self._ahead[self._turn])
+        for i in range(1, n_bins):
+            self._step.run_with_iobinding(self._further[i % 2])
 
     def warm_up(self) -> None:
         """A step in vain: `outputs` are overwritten, the state is not."""
@@ -99,10 +121,10 @@ class Engine:
         inputs = {"x": self._x, "observed": self._observed, "u": self.external, "state": state}
         return {name: values for name, values in inputs.items() if values.size}
 
-    def _check_graphs(self, results: Mapping[str, Float32]) -> None:
+    def _check_graphs(self) -> None:
         state = self._states[0]
         self._check_graph("anchor.onnx", self._anchor, {"x": self._window}, {"state": state})
-        self._check_graph("step.onnx", self._step, self._inputs(state), {"state_out": state, **results})
+        self._check_graph("step.onnx", self._step, self._inputs(state), {"state_out": state, **self.results})
 
     def _check_graph(
         self,
@@ -123,11 +145,12 @@ class Engine:
                     "export it again"
                 )
 
-    def _bind(self, results: Mapping[str, Float32], before: Float32, after: Float32) -> onnxruntime.IOBinding:
+    def _bind(self, before: int, after: int) -> onnxruntime.IOBinding:
+        """The step from one state buffer to another."""
         binding = self._step.io_binding()
-        for name, values in self._inputs(before).items():
+        for name, values in self._inputs(self._states[before]).items():
             binding.bind_input(name, "cpu", 0, np.float32, values.shape, values.ctypes.data)
-        for name, values in {"state_out": after, **results}.items():
+        for name, values in {"state_out": self._states[after], **self.results}.items():
             binding.bind_output(name, "cpu", 0, np.float32, values.shape, values.ctypes.data)
         return binding
 
@@ -136,6 +159,12 @@ def _difference(found: Float32, expected: Float32) -> float:
     """The largest, as TOLERANCE counts it; infinite where a value is not a number."""
     off = np.abs(found - expected) / np.maximum(1.0, np.abs(expected))
     return float(np.nan_to_num(off, nan=np.inf).max())
+
+
+def _said(error: Exception) -> str:
+    """One line of what ONNX Runtime said, whose errors have no common base but Exception, and may be long."""
+    said = " ".join(str(error).split())
+    return said if len(said) <= MAX_SAID else f"{said[:MAX_SAID]}..."
 
 
 def _provider(name: str) -> str:
@@ -152,13 +181,14 @@ def _session(bundle: Bundle, name: str, provider: str) -> onnxruntime.InferenceS
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Weights are in the file that was verified, or nowhere: not in another, of the working directory.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", NOWHERE)
     options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(bundle.files[name], options, providers=[provider])
-    except Exception as error:  # ONNX Runtime's errors have no common base but this one
-        raise BundleError(
-            f"{bundle.path}/{name}: onnxruntime cannot load it: {' '.join(str(error).split())}"
-        ) from error
+        # A fallback would try the same again, and print to stdout that it does.
+        session = onnxruntime.InferenceSession(bundle.files[name], options, providers=[provider], enable_fallback=False)
+    except Exception as error:
+        raise BundleError(f"{bundle.path}/{name}: onnxruntime cannot load it: {_said(error)}") from error
     if session.get_providers()[0] != provider:  # it falls back without a word
         raise ConfigError(f"provider {provider} cannot run on this machine: is its driver installed? Or use cpu")
     return session

@@ -1,31 +1,44 @@
-"""An LSL stream as the daemon's input: found by a query, checked against the model, pulled a sample at a time.
+"""An LSL stream as the daemon's input: found by a query, checked against the model, pulled, and found again when lost.
 
-Stamps come raw from LSL. The correction from the source's clock to this machine's is measured in the background and
-added here, so that the data path never waits for it.
+Stamps come raw from LSL: its own corrections stall the first pull for half a second, and its smoothing moves spikes
+between bins. The offset from the source's clock to this machine's is measured in the background and added here, so
+that the data path never waits for it.
+
+LSL's own recovery is off. It finds a source that was restarted only under the same source_id, format and size, waits
+for others for ever without a word, and takes one of another rate unseen; with it off, a lost connection is an error at
+once, and the stream is looked up again by its query and checked again.
 """
 
 import ctypes
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pylsl
 from numpy.typing import NDArray
 from pylsl.lib import cf_string, lib
 
-from rtdsae.bins import input_kind
+from rtdsae.bins import Kind, input_kind
 from rtdsae.errors import BinError, StreamError
 
-__all__ = ["Source", "check", "find", "predicate"]
+__all__ = ["MAX_PULL", "Lost", "Search", "Source", "Wanted", "find", "predicate"]
 
 log = logging.getLogger(__name__)
 
 PROPERTIES = ("name", "type", "source_id", "hostname", "uid", "session_id", "channel_count", "nominal_srate")
 BUFFER_S = 10  # of samples that LSL keeps for a daemon that stalls; beyond it LSL drops the oldest, silently
-PULL_TIMEOUT_S = 0.1  # how soon a daemon without input notices a signal
+BUFFER_HUNDREDS = 1000  # of spikes, likewise: LSL counts irregular samples in hundreds
+SEND_SINGLY_HZ = 2000  # up to here a bin's last sample is sent at once; above, as the source pushes
+MAX_PULL = 4096  # samples taken at a time
+OPEN_S = 10.0
+RETRY_S = 1.0  # after a stream that was found did not fit
 CLOCK_PERIOD_S = 2.0
+LOST = -2  # LSL's error code
 LOOK_S = 0.1  # between two looks at what a search has found: the caller has its turn
 SECOND_STREAM_S = 0.6  # LSL may find the second of several streams half a second after the first
 
@@ -59,24 +72,41 @@ def _literal(value: str) -> str:
     return f"{quote}{value}{quote}"
 
 
-def find(query: str, timeout_s: float, tick: Callable[[], bool] = lambda: True) -> pylsl.StreamInfo | None:
+def find(
+    query: str,
+    timeout_s: float,
+    tick: Callable[[], bool] = lambda: True,
+    *,
+    again: str = "",
+    but_not: str = "",
+) -> pylsl.StreamInfo | None:
     """The one stream that matches a query; waits up to `timeout_s` for it to appear.
 
-    `tick` is called ten times a second; when it returns False the search is given up and the answer is None.
+    Args:
+        query: as `predicate` takes it.
+        timeout_s: seconds.
+        tick: called ten times a second; when it returns False the search is given up and the answer is None.
+        again: the source_id of a stream that was lost: it is taken as soon as it is seen.
+        but_not: the uid of a stream that is not meant.
 
     Raises:
         StreamError: none or several match, or the query is not valid XPath.
     """
     search = _search(predicate(query))
     deadline = pylsl.local_clock() + timeout_s
-    while not search.results():
+    settled = np.inf  # when a second stream would have shown
+    while True:
+        found = [info for info in search.results() if info.uid() != but_not]
+        if same := [info for info in found if again and info.source_id() == again]:
+            return same[0]
+        now = pylsl.local_clock()
+        if found and now >= (settled := min(settled, now + SECOND_STREAM_S)):
+            break
         if not tick():
             return None
-        if (left := deadline - pylsl.local_clock()) <= 0:
+        if not found and now >= deadline:
             raise StreamError(f"no LSL stream matches {query} after {timeout_s:g} s; {_what_is_there()}")
-        time.sleep(min(LOOK_S, left))
-    time.sleep(SECOND_STREAM_S)
-    found = search.results()
+        time.sleep(min(LOOK_S, max(0.0, (settled if found else deadline) - now)))
     if len(found) > 1:
         raise StreamError(f"{len(found)} LSL streams match {query}: {_listed(found)}; add source_id=...")
     return found[0]
@@ -112,108 +142,173 @@ def _described(info: pylsl.StreamInfo) -> str:
     return f"{info.name()} (type={info.type()}, source_id={info.source_id()}, {shape})"
 
 
-def check(info: pylsl.StreamInfo, n_channels: int, bin_width_s: float) -> None:
-    """Refuses a stream that the model cannot take: its sample format, channel count and rate.
+class Lost(StreamError):
+    """The connection to the source is gone."""
 
-    Raises:
-        StreamError: with what was found and what was expected.
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a stream must be like.
+
+    Attributes:
+        channels: the model's channel labels.
+        bin_width_s: of the model.
+        kind: what its samples are, where the user says so.
+        match: how its channels are the model's: by name where both have names, or by their number alone.
     """
-    where = f"stream {info.source_id() or info.name()}"
-    if info.channel_format() == cf_string:
-        raise StreamError(f"{where} has string samples, the model needs numbers: choose another stream")
-    if info.channel_count() != n_channels:
-        raise StreamError(f"{where} has {info.channel_count()} channels, the model was trained on {n_channels}")
-    try:
-        kind, _ = input_kind(info.nominal_srate(), bin_width_s)
-    except BinError as error:
-        raise StreamError(f"{where}: {error}") from error
-    if kind != "counts":
+
+    channels: Sequence[str]
+    bin_width_s: float
+    kind: Kind | None = None
+    match: Literal["name", "count"] = "name"
+
+    def check(self, info: pylsl.StreamInfo) -> tuple[Kind, int]:
+        """What the stream's samples are, and how many make a bin (0 for events).
+
+        Raises:
+            StreamError: its format, channel count or rate does not fit, with what was found and what was expected.
+        """
+        where = f"stream {info.source_id() or info.name()}"
+        if info.channel_format() == cf_string:
+            raise StreamError(f"{where} has string samples, the model needs numbers: choose another stream")
+        try:
+            kind, k = input_kind(info.nominal_srate(), self.bin_width_s, self.kind)
+        except BinError as error:
+            raise StreamError(f"{where}: {error}") from error
+        if kind == "events":
+            return kind, k
+        if info.channel_count() != len(self.channels):
+            raise StreamError(
+                f"{where} has {info.channel_count()} channels, the model was trained on {len(self.channels)}"
+            )
+        if k > MAX_PULL:
+            raise StreamError(f"{where} makes a bin of {k} samples, more than {MAX_PULL}: send it at a lower rate")
+        return kind, k
+
+    def order(self, labels: Sequence[str | None] | None, where: str) -> NDArray[np.intp] | None:
+        """Which of the stream's channels is each of the model's, by their labels; None to take them as they come.
+
+        Labels that were only made up (`ch0`, `ch1`, ...) name nothing: then the channels are told by their number.
+
+        Raises:
+            StreamError: both have names, and they are not the same.
+        """
+        names, channels = [str(label) for label in labels or ()], list(self.channels)
+        if not labels or names == channels or self.match == "count":
+            return None
+        if sorted(names) == sorted(channels) and len(set(names)) == len(names):
+            log.info("%s has the model's channels in another order: put in order here", where)
+            return np.array([names.index(channel) for channel in channels])
+        differ = next(i for i, (found, expected) in enumerate(zip(names, channels, strict=True)) if found != expected)
+        said = f"channel {differ} of {where} is {names[differ]}, the model's is {channels[differ]}"
+        if _made_up(names) or _made_up(channels):
+            log.warning("%s: not names, so taken in the stream's order", said)
+            return None
         raise StreamError(
-            f"{where} carries {kind} ({info.nominal_srate():g} Hz), this version decodes binned counts only: "
-            f"send one sample a bin, at {1 / bin_width_s:g} Hz"
+            f"{said}: {len(set(names) & set(channels))} of the model's {len(channels)} channels are there by name; "
+            "if they are the same under other names and in this order, say match=count"
         )
 
 
-def check_labels(labels: Sequence[str | None] | None, channels: Sequence[str], where: str) -> None:
-    """Refuses known channels in another order; other names are only told, since rigs name channels as they like.
-
-    Raises:
-        StreamError: the stream's labels are the model's, in another order.
-    """
-    if not labels or list(labels) == list(channels):
-        return
-    first = next(i for i, (found, expected) in enumerate(zip(labels, channels, strict=True)) if found != expected)
-    differ = f"channel {first} of {where} is {labels[first]}, the model's is {channels[first]}"
-    if sorted(map(str, labels)) == sorted(channels):
-        raise StreamError(f"{differ}: the same channels in another order; send them in the model's order")
-    log.warning("%s: taken to be the same channels under other names", differ)
+def _made_up(labels: Sequence[str]) -> bool:
+    return all(re.fullmatch(r"ch\d+", label) for label in labels)
 
 
 class Source:
-    """An open stream of one sample a bin. `pull` fills `values` `(1, C)` float32 and `stamps` `(1,)` float64.
+    """An open stream. `pull` takes samples, `taken` gives them: values `(n, C)` float32, stamps `(n,)` seconds.
 
     Args:
-        info: a stream that `check` accepted.
-        channels: the model's channel labels.
-        timeout_s: how long opening it may take.
+        info: of the stream.
+        wanted: what it must be like.
+        clock_offset_s: of the source's clock, where it is known; else it is measured first, half a second.
+
+    Attributes:
+        kind: counts, samples or events.
+        samples_per_bin: 0 for events.
+        clock_offset_s: what is added to its stamps.
 
     Raises:
-        StreamError: it vanished, or its labels are in another order.
+        StreamError: it does not fit or has vanished.
     """
 
-    def __init__(self, info: pylsl.StreamInfo, channels: Sequence[str], timeout_s: float = 10.0) -> None:
+    def __init__(self, info: pylsl.StreamInfo, wanted: Wanted, clock_offset_s: float | None = None) -> None:
+        self.kind, self.samples_per_bin = wanted.check(info)
         self.source_id: str = info.source_id() or info.name()
-        self.values: NDArray[np.float32] = np.zeros((1, len(channels)), np.float32)
-        self.stamps: NDArray[np.float64] = np.zeros(1)
-        self.clock_offset_s = 0.0
-        self._inlet = pylsl.StreamInlet(info, max_buflen=BUFFER_S, max_chunklen=1, recover=True)
+        self.uid, self.hostname = info.uid(), info.hostname()
+        self.clock_offset_s = clock_offset_s or 0.0
+        rows = self.samples_per_bin or MAX_PULL
+        self._values: NDArray[np.float32] = np.zeros((rows, info.channel_count()), np.float32)
+        self._stamps: NDArray[np.float64] = np.zeros(rows)
+        self._n = 0
+        events = self.kind == "events"
+        self._inlet = pylsl.StreamInlet(
+            info,
+            max_buflen=BUFFER_HUNDREDS if events else BUFFER_S,
+            max_chunklen=1 if 0 < info.nominal_srate() <= SEND_SINGLY_HZ else 0,
+            recover=False,
+        )
         self._error = ctypes.c_int()
-        self._arguments = self._pull_arguments()
+        self._error_at = ctypes.byref(self._error)
+        self._buffers: dict[int, tuple[object, ...]] = {}
         self._closing = threading.Event()
         self._clock = threading.Thread(target=self._follow_clock, name="lsl-clock", daemon=True)
         try:
-            self._open(channels, timeout_s)
-        except RuntimeError as error:
+            self._open(wanted, clock_offset_s is None)
+        except (RuntimeError, pylsl.util.LostError) as error:
             raise StreamError(f"stream {self.source_id}: {error}") from error
 
-    def _pull_arguments(self) -> tuple[object, ...]:
-        """Those of LSL's pull function, made once: building them costs more than the call."""
-        buffer, size = self.values.ctypes.data_as(ctypes.c_void_p), ctypes.c_int(self.values.size)
-        return (self._inlet.obj, buffer, size, ctypes.c_double(PULL_TIMEOUT_S), ctypes.byref(self._error))
-
-    def _open(self, channels: Sequence[str], timeout_s: float) -> None:
-        labels = self._inlet.info(timeout_s).get_channel_labels()
-        check_labels(labels, channels, f"stream {self.source_id}")
-        try:
-            self.clock_offset_s = self._inlet.time_correction(timeout_s)
-        except pylsl.util.TimeoutError:
-            log.warning("stream %s answers no clock probes: its stamps are taken as this machine's", self.source_id)
-        self._inlet.open_stream(timeout_s)  # last: samples that wait for the clock would be decoded late
+    def _open(self, wanted: Wanted, unknown_clock: bool) -> None:
+        labels = self._inlet.info(OPEN_S).get_channel_labels()
+        self._order = None if self.kind == "events" else wanted.order(labels, f"stream {self.source_id}")
+        self._ordered = self._values if self._order is None else np.zeros_like(self._values)
+        if unknown_clock:
+            try:
+                self.clock_offset_s = self._inlet.time_correction(OPEN_S)
+            except pylsl.util.TimeoutError:
+                log.warning("stream %s answers no clock probes: its stamps are taken as this machine's", self.source_id)
+        self._inlet.open_stream(OPEN_S)  # last: samples that wait for the clock would be decoded late
         self._clock.start()
 
-    def available(self) -> bool:
-        """Whether a sample is there already."""
-        return bool(lib.lsl_samples_available(self._inlet.obj))
+    def available(self) -> int:
+        """How many samples are there already."""
+        return int(lib.lsl_samples_available(self._inlet.obj))
 
-    def pull(self) -> bool:
-        """Takes the next sample, waiting a moment for it; False when none came.
+    def pull(self, n: int, timeout_s: float) -> int:
+        """Takes `n` samples, or as many as come within `timeout_s`; says how many.
 
         Raises:
-            StreamError: the stream is gone, and LSL cannot find it again.
+            Lost: the stream is gone.
         """
-        stamp = lib.lsl_pull_sample_f(*self._arguments)
-        if not stamp:
-            if self._error.value:
-                raise StreamError(f"stream {self.source_id} is lost, and without a source_id LSL cannot find it again")
-            return False
-        self.stamps[0] = stamp + self.clock_offset_s
-        return True
+        buffers = self._buffers.get(n) or self._buffers_for(n)
+        values: int = lib.lsl_pull_chunk_f(*buffers, ctypes.c_double(timeout_s), self._error_at)
+        if self._error.value == LOST:
+            raise Lost(f"stream {self.source_id} is lost")
+        self._n = values // self._values.shape[1]
+        return self._n
+
+    def _buffers_for(self, n: int) -> tuple[object, ...]:
+        """Arguments of LSL's pull function, made once for each n: building them costs more than the call."""
+        n_values, n_stamps = ctypes.c_ulong(n * self._values.shape[1]), ctypes.c_ulong(n)
+        values, stamps = (array.ctypes.data_as(ctypes.c_void_p) for array in (self._values, self._stamps))
+        self._buffers[n] = (self._inlet.obj, values, stamps, n_values, n_stamps)
+        return self._buffers[n]
+
+    def taken(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """The samples of the last pull, the model's channels in the model's order; valid until the next."""
+        if self._n != len(self._stamps):
+            values, stamps = self._values[: self._n], self._stamps[: self._n]
+        else:
+            values, stamps = self._values, self._stamps
+        stamps += self.clock_offset_s
+        if self._order is not None:
+            values = np.take(values, self._order, axis=1, out=self._ordered[: self._n], mode="clip")
+        return values, stamps
 
     def _follow_clock(self) -> None:
         while not self._closing.wait(CLOCK_PERIOD_S):
             try:
                 self.clock_offset_s = self._inlet.time_correction(1.0)
-            except RuntimeError:  # silent for now: the last correction stands
+            except (RuntimeError, pylsl.util.LostError):  # silent for now: the last correction stands
                 continue
 
     def close(self) -> None:
@@ -222,3 +317,61 @@ class Source:
         if self._clock.is_alive():
             self._clock.join()
         self._inlet = None
+
+
+class Search(threading.Thread):
+    """Looks in the background for a stream that was lost, until one fits; it is open then.
+
+    It is a thread of its own because finding and opening take a second, in which bins may be due.
+
+    Attributes:
+        found: the open stream.
+        problem: why the last one that was found would not do; "" where none was.
+    """
+
+    def __init__(self, query: str, wanted: Wanted, before: Source, *, silent: bool) -> None:
+        """`silent`: the old connection stands and may speak again, so that another stream is meant."""
+        super().__init__(name="lsl-search", daemon=True)
+        self.found: Source | None = None
+        self.problem = ""
+        self._query, self._wanted, self._before, self._silent = query, wanted, before, silent
+        self._stopping = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        """Finds, checks, opens."""
+        if not self._silent:
+            self._before.close()
+        while not self._stopping.is_set():
+            try:
+                info = self._find()
+                if info is None or self._stopping.is_set():
+                    return
+                self.found = self._open(info)
+                return
+            except StreamError as error:
+                if str(error) != self.problem:
+                    self.problem = str(error)
+                    log.warning("%s: not taken, waiting for another", error)
+                self._stopping.wait(RETRY_S)
+
+    def _find(self) -> pylsl.StreamInfo | None:
+        before = self._before
+        but_not = before.uid if self._silent else ""
+        again = before.source_id
+        return find(self._query, np.inf, lambda: not self._stopping.is_set(), again=again, but_not=but_not)
+
+    def _open(self, info: pylsl.StreamInfo) -> Source:
+        before = self._before
+        found = (info.nominal_srate(), *self._wanted.check(info))
+        if found[1:] != (before.kind, before.samples_per_bin):
+            raise StreamError(
+                f"stream {info.source_id() or info.name()} came back with {found[1]} at {found[0]:g} Hz, "
+                f"it was {before.kind} before"
+            )
+        # On the same machine the clock is the same: no need to measure it before the first sample.
+        return Source(info, self._wanted, before.clock_offset_s if info.hostname() == before.hostname else None)
+
+    def stop(self) -> None:
+        """Gives up."""
+        self._stopping.set()

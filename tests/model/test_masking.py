@@ -74,3 +74,13 @@ def test_gaps_have_their_rate_and_length():
     edges = (observed[:, 1:] != observed[:, :-1]).sum(1)
     assert edges.max() <= 2  # one run a window
     assert random_gaps(10, 30, 0.0, 5).all()
+
+
+def test_gaps_begin_at_every_bin_and_have_every_length_equally_often():
+    """A model that only knew gaps at one place of its window would forecast by their place."""
+    torch.manual_seed(0)
+    hidden = 1 - random_gaps(30_000, 12, 1.0, 4)[..., 0]
+    first, length = hidden.argmax(1), hidden.sum(1).long()
+    assert torch.bincount(first, minlength=12).tolist() == pytest.approx([2500] * 12, rel=0.1)
+    whole = length[first <= 8]  # not cut off by the window's end
+    assert torch.bincount(whole, minlength=5).tolist() == pytest.approx([0, *[len(whole) / 4] * 4], rel=0.1)

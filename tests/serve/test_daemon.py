@@ -13,7 +13,8 @@ from toy_bundle import Toy
 
 from rtdsae import wire
 from rtdsae.bundle import load
-from rtdsae.serve.daemon import Daemon, Settings
+from rtdsae.serve.daemon import Daemon
+from rtdsae.serve.settings import Settings
 from rtdsae.wire import Flags
 
 ARRAYS = ("factors", "z", "behaviour")
@@ -162,7 +163,14 @@ def test_status_has_what_was_promised_from_the_start(tmp_path):
     with Served(tmp_path, toy, f"source_id={source.source_id}") as served:
         first = served.receive(lambda self: self.statuses).statuses[0]
         assert served.schema.bundle == "toy"
-        stream = {"connected": False, "source_id": None, "clock_offset_s": None}
+        stream = {
+            "connected": False,
+            "source_id": None,
+            "kind": None,
+            "clock_offset_s": None,
+            "losses": 0,
+            "problem": "",
+        }
         assert first["stream"] == stream
         assert first["latency_us"] == {"p50": None, "p99": None, "p99.9": None, "max": None}
         with source:
@@ -172,7 +180,7 @@ def test_status_has_what_was_promised_from_the_start(tmp_path):
         assert later["session"] == "toy"  # the only one, unnamed
         assert (later["bundle"], later["anchors"], later["run"]) == ("toy", 1, served.frames[0].run)
         assert later["stream"]["source_id"] == source.source_id
-        assert later["stream"]["connected"]
+        assert (later["stream"]["connected"], later["stream"]["kind"]) == (True, "counts")
         assert abs(later["stream"]["clock_offset_s"]) < 0.01
         times = later["latency_us"]
         assert 0 < times["p50"] <= times["p99"] <= times["p99.9"] <= times["max"]
@@ -192,20 +200,23 @@ def test_a_silent_stream_is_told_and_waited_for(tmp_path):
         assert f"stream {source.source_id} is silent: waiting for it" in said
 
 
-def test_a_source_that_dies_and_returns_goes_on_on_the_same_grid(tmp_path):
-    toy = Toy()
+@pytest.mark.parametrize("same_id", [True, False])
+def test_a_source_that_dies_and_returns_goes_on_on_the_same_grid(tmp_path, same_id):
+    toy, name = Toy(), f"returning-{tmp_path.name}"
     x = toy.counts(400)
-    with Served(tmp_path, toy, "source_id=test-returning") as served:
-        with LslSource(x, 50.0, source_id="test-returning"):
+    first, second = ("one", "one" if same_id else "two")
+    with Served(tmp_path, toy, f"name={name}") as served:
+        with LslSource(x, 50.0, source_id=f"{name}-{first}", name=name):
             served.bins(20)
         served.receive(lambda self: not self.statuses[-1]["stream"]["connected"])
         before = len(served.frames)
-        with LslSource(x, 50.0, source_id="test-returning"):
+        with LslSource(x, 50.0, source_id=f"{name}-{second}", name=name):
             served.receive(lambda self: self.statuses[-1]["stream"]["connected"])
             served.receive(lambda self: len(self.frames) > before and not self.frames[-1].flags & Flags.GAP)
         served.check_order()
-        gaps = [f for f in served.frames[before:] if f.flags & Flags.GAP]
-        assert len(gaps) > 20  # the second of silence, bin by bin
+        assert any(f.flags & Flags.GAP for f in served.frames[before:])  # the time between, bin by bin
+        stream = served.receive(lambda self: self.statuses[-1]["bins"] > before).statuses[-1]["stream"]
+        assert stream["losses"] >= 1
         assert served.stop()[0] == 0
 
 
@@ -218,14 +229,30 @@ def test_a_daemon_whose_source_has_died_still_exits_0(tmp_path):
         assert served.stop()[0] == 0
 
 
-def test_a_source_without_an_id_that_dies_ends_the_daemon_with_a_reason(tmp_path):
-    name = f"anonymous-{tmp_path.name}"
-    with Served(tmp_path, Toy(), f"name={name}") as served:
-        with LslSource(Toy().counts(400), 50.0, source_id="", name=name):
+@pytest.mark.parametrize(
+    ("other", "problem"),
+    [
+        ({"n_channels": 5}, "has 5 channels, the model was trained on 6"),
+        ({"rate": 100.0}, "came back with samples at 100 Hz, it was counts before"),
+        ({"rate": 30.0}, "samples at 30 Hz do not make whole bins"),
+        ({"sample_format": "string"}, "has string samples"),
+    ],
+)
+def test_another_stream_in_place_of_the_lost_one_is_checked_and_the_right_one_waited_for(tmp_path, other, problem):
+    toy, name = Toy(), f"changed-{tmp_path.name}"
+    x = toy.counts(400)
+    with Served(tmp_path, toy, f"name={name}") as served:
+        with LslSource(x, 50.0, source_id=name, name=name):
             served.bins(5)
-        said = served.process.communicate(timeout=30)[1].splitlines()[-1]
-        assert said == f"rtdsae serve: stream {name} is lost, and without a source_id LSL cannot find it again"
-        assert served.process.returncode == 2
+        wrong, rate = x[:, : other.get("n_channels", 6)], other.get("rate", 50.0)
+        with LslSource(wrong, rate, source_id=name, name=name, sample_format=other.get("sample_format", "float32")):
+            served.receive(lambda self: problem in self.statuses[-1]["stream"]["problem"])
+        before = len(served.frames)
+        with LslSource(x, 50.0, source_id=name, name=name):
+            served.receive(lambda self: len(self.frames) > before and not self.frames[-1].flags & Flags.GAP)
+        served.check_order()
+        code, said = served.stop()
+        assert (code, said.count(problem)) == (0, 1)
 
 
 def test_a_second_interrupt_forces(tmp_path):
@@ -336,7 +363,7 @@ def test_a_port_in_use(tmp_path):
 def test_an_array_that_the_bundle_does_not_have(tmp_path):
     said = refused(Served(tmp_path, Toy(), "type=Spikes", "--publish", "factors,latents"))
     assert "there is no 'latents' to publish" in said
-    assert said.endswith("has factors, z, f, rates, behaviour")
+    assert said.endswith("has factors, z, f, rates, behaviour, forecast, forecast_behaviour")
 
 
 def test_a_golden_run_that_does_not_come_out(tmp_path):

@@ -9,9 +9,7 @@ from toy_bundle import Toy
 
 from rtdsae import bundle
 from rtdsae.errors import BundleError, ConfigError
-from rtdsae.serve.decoder import Decoder
 from rtdsae.serve.engine import Engine
-from rtdsae.wire import Flags
 
 
 def engine_of(toy, folder, **options):
@@ -106,15 +104,12 @@ def test_a_provider_that_cannot_run_here_is_not_replaced_silently(tmp_path):
         assert "cannot run on this machine" in str(error)  # noqa: PT017 - either answer is right, falling back is not
 
 
-def test_a_gap_begins_the_collection_of_the_anchor_anew(tmp_path):
-    toy = Toy()
-    decoder = Decoder(engine_of(toy, tmp_path), toy.n_anchor, toy.n_channels)
-    x, seen = toy.counts(14), [True, True, False, *11 * [True]]
-    flags, factors = [], []
-    for counts, observed in zip(x, seen, strict=True):
-        flags.append(decoder.decode(counts, observed))
-        factors.append(decoder.outputs["factors"].copy())
-    assert flags == 8 * [None] + [Flags.ANCHORED] + 5 * [0]  # bins 3 to 7 anchor it
-    np.testing.assert_allclose(factors[8:], toy.run(x[3:])["factors"], atol=1e-4)
-    assert decoder.anchors == 1
-    assert decoder.decode(x[0], False) == Flags.GAP
+def test_one_lane_is_anchored_and_the_others_stay(tmp_path):
+    toy = Toy(lanes=3)
+    engine, x = engine_of(toy, tmp_path), toy.counts(20)
+    engine.anchor(x[:5])
+    engine.anchor(x[10:15], 1)
+    engine.step(x[15], True)
+    for lane, start in enumerate((0, 10, 0)):
+        expected = toy.step(toy.anchor(x[start : start + 5]), x[15], 1.0)[1]
+        np.testing.assert_allclose(engine.results["factors"][lane], expected["factors"], atol=1e-5)

@@ -12,9 +12,22 @@ import pytest
 from lsl_source import LslSource
 
 from rtdsae.errors import StreamError
-from rtdsae.serve.source import Source, check, check_labels, find, predicate
+from rtdsae.serve.source import Lost, Source, Wanted, find, predicate
 
 SAMPLES = np.arange(40, dtype=np.float32).reshape(10, 4)
+CHANNELS = ("ch0", "ch1", "ch2", "ch3")
+WANTED = Wanted(CHANNELS, 0.02)
+
+
+def pulled(source, n):
+    """So many samples and their stamps."""
+    rows, stamps = [], []
+    while len(rows) < n:
+        source.pull(1, 0.1)
+        values, times = source.taken()
+        rows += values.tolist()
+        stamps += times.tolist()
+    return rows, stamps
 
 
 @pytest.mark.parametrize(
@@ -43,31 +56,57 @@ def test_invalid_xpath_is_told_at_once():
 
 
 def test_pulls_every_sample_in_order_on_this_clock():
-    with LslSource(SAMPLES, 50.0, pace=500) as stream:
-        info = find(f"source_id={stream.source_id}", 20)
-        check(info, 4, 0.02)
-        source = Source(info, ["ch0", "ch1", "ch2", "ch3"])
-        rows, stamps = [], []
-        while len(rows) < 10:
-            if source.pull():
-                rows.append(source.values[0].copy())
-                stamps.append(source.stamps[0])
+    with LslSource(SAMPLES, 50.0, pace=500, labels=CHANNELS) as stream:
+        source = Source(find(f"source_id={stream.source_id}", 20), WANTED)
+        assert (source.kind, source.samples_per_bin) == ("counts", 1)
+        rows, stamps = pulled(source, 10)
         np.testing.assert_array_equal(rows, SAMPLES)
         np.testing.assert_allclose(np.diff(stamps), 0.02, atol=1e-3)  # raw: neither smoothed nor re-made
         assert abs(source.clock_offset_s) < 0.01  # the same machine
         assert not source.available()
-        assert not source.pull()
+        assert source.pull(1, 0.01) == 0
+        assert len(source.taken()[0]) == 0
         source.close()
 
 
 @pytest.mark.parametrize("sample_format", ["int16", "double64"])
 def test_any_number_format_arrives_as_float32(sample_format):
     with LslSource(SAMPLES.astype(int), 50.0, sample_format=sample_format, pace=500) as stream:
-        source = Source(find(f"source_id={stream.source_id}", 20), ["a", "b", "c", "d"])
-        while not source.pull():
-            pass
-        np.testing.assert_array_equal(source.values, SAMPLES[:1])
+        source = Source(find(f"source_id={stream.source_id}", 20), WANTED)
+        np.testing.assert_array_equal(pulled(source, 1)[0], SAMPLES[:1])
         source.close()
+
+
+def test_takes_the_samples_of_a_bin_at_once():
+    samples = np.arange(400, dtype=np.float32).reshape(100, 4)
+    with LslSource(samples, 500.0, labels=CHANNELS) as stream:
+        source = Source(find(f"source_id={stream.source_id}", 20), WANTED)
+        assert (source.kind, source.samples_per_bin) == ("samples", 10)
+        taken = []
+        while len(taken) < 100:
+            n = source.pull(10, 5.0)
+            assert n == 10
+            taken += source.taken()[0].tolist()
+        np.testing.assert_array_equal(taken, samples)
+        source.close()
+
+
+def test_channels_in_another_order_are_put_in_the_models(caplog):
+    caplog.set_level(logging.INFO)
+    with LslSource(SAMPLES, 50.0, pace=500, labels=["ch2", "ch0", "ch3", "ch1"]) as stream:
+        source = Source(find(f"source_id={stream.source_id}", 20), WANTED)
+        np.testing.assert_array_equal(pulled(source, 10)[0], SAMPLES[:, [1, 3, 0, 2]])
+        source.close()
+    assert caplog.text.count("in another order: put in order here") == 1
+
+
+def test_a_source_that_dies_is_lost_at_once():
+    with LslSource(SAMPLES, 50.0, pace=500) as stream:
+        source = Source(find(f"source_id={stream.source_id}", 20), WANTED)
+        pulled(source, 10)
+    with pytest.raises(Lost, match=f"stream {source.source_id} is lost"):
+        source.pull(1, 10.0)
+    source.close()
 
 
 def test_no_such_stream_says_what_is_there():
@@ -147,24 +186,42 @@ def info(n_channels=4, rate=50.0, sample_format="float32"):
     ("stream", "message"),
     [
         (info(n_channels=3), "stream rig1 has 3 channels, the model was trained on 4"),
+        (info(n_channels=3, rate=1000.0), "stream rig1 has 3 channels, the model was trained on 4"),
         (info(sample_format="string"), "stream rig1 has string samples"),
         (info(rate=60.0), r"stream rig1: .*60.*50"),
-        (info(rate=1000.0), r"stream rig1 carries samples \(1000 Hz\), .* binned counts only: .* at 50 Hz"),
-        (info(rate=0.0), r"stream rig1 carries events \(0 Hz\), .* binned counts only"),
+        (info(rate=1e6), "stream rig1 makes a bin of 20000 samples, more than 4096"),
     ],
 )
 def test_refuses_what_the_model_cannot_take(stream, message):
     with pytest.raises(StreamError, match=message):
-        check(stream, 4, 0.02)
+        WANTED.check(stream)
 
 
-def test_labels_in_another_order_are_refused_and_other_names_told(caplog):
-    with pytest.raises(StreamError, match="channel 0 of rig1 is b, the model's is a: the same channels in another"):
-        check_labels(["b", "a"], ["a", "b"], "rig1")
-    with caplog.at_level(logging.WARNING):
-        check_labels(["a", "x"], ["a", "b"], "rig1")
-    assert "channel 1 of rig1 is x, the model's is b" in caplog.text
-    caplog.clear()
-    check_labels(["a", "b"], ["a", "b"], "rig1")
-    check_labels(None, ["a", "b"], "rig1")
+@pytest.mark.parametrize(
+    ("rate", "n_channels", "kind"),
+    [(50.0, 4, ("counts", 1)), (1000.0, 4, ("samples", 20)), (30000.0, 4, ("samples", 600)), (0.0, 2, ("events", 0))],
+)
+def test_tells_the_kind_by_the_rate(rate, n_channels, kind):
+    assert WANTED.check(info(n_channels, rate)) == kind
+
+
+def test_what_is_declared_overrides_the_rate_where_it_can():
+    assert Wanted(CHANNELS, 0.02, "counts").check(info(rate=0.0)) == ("counts", 1)
+    with pytest.raises(StreamError, match="do not make counts bins"):
+        Wanted(CHANNELS, 0.02, "counts").check(info(rate=1000.0))
+
+
+def test_other_names_are_refused_unless_they_are_made_up(caplog):
+    wanted = Wanted(("a", "b"), 0.02)
+    with pytest.raises(StreamError, match=r"channel 1 of rig1 is x, the model's is b: 1 of the model's 2 channels are"):
+        wanted.order(["a", "x"], "rig1")
+    with pytest.raises(StreamError, match=r"1 of the model's 2 channels are there by name; .* say match=count"):
+        wanted.order(["a", "a"], "rig1")
+    assert Wanted(("a", "b"), 0.02, match="count").order(["x", "y"], "rig1") is None
+    assert wanted.order(["a", "b"], "rig1") is None
+    assert wanted.order(None, "rig1") is None
     assert not caplog.text
+    with caplog.at_level(logging.WARNING):
+        assert wanted.order(["ch0", "ch1"], "rig1") is None
+        assert Wanted(("ch0", "ch2"), 0.02).order(["a", "b"], "rig1") is None
+    assert "channel 0 of rig1 is ch0, the model's is a: not names, so taken in the stream's order" in caplog.text

@@ -44,6 +44,23 @@ def test_drawn_offsets_vary_and_follow_their_seed():
     assert not torch.equal(a, c)
 
 
+def test_every_offset_that_fits_is_drawn_equally_often():
+    """The first and the last one too: a stream is anchored at any bin, so that no phase may be new to the model."""
+    windows = Windows(tensors([28, 21]).recording, "train", 20, 10)
+    generator = torch.Generator().manual_seed(0)
+    firsts = torch.cat([windows.draw(generator) for _ in range(4000)])
+    drawn = torch.bincount(firsts).tolist()
+    expected = [8000 / 9] * 9 + [0] * 19 + [8000 / 2] * 2  # two tiles in each segment; 9 and 2 offsets
+    assert drawn == pytest.approx(expected, rel=0.15)
+
+
+def test_each_epoch_draws_its_windows_anew():
+    session = SessionWindows(Tensors(recording([400, 60], splits=np.array(["train", "valid"]))), 20, 10, [])
+    epochs = [torch.cat([first for _, first in draw_batches([session], Fit(), epoch)]) for epoch in range(20)]
+    assert len({tuple(sorted(firsts.tolist())) for firsts in epochs}) == 20
+    assert len(torch.cat(epochs).unique()) > 300  # of 381 offsets, in 20 epochs of 38 windows
+
+
 def test_a_batch_holds_the_bins_and_hides_heldout_neurons():
     t = tensors([50], heldout=[False, True, False])
     batch = t.windows_at(torch.tensor([3, 10]), 4)

@@ -1,0 +1,191 @@
+"""The Python control client: asks a daemon for its status and history, or to anchor, swap or stop.
+
+with Control() as control:
+    control.status()["bins"]
+    control.history(100, 120)       # bins that were missed
+    control.swap("bundles/tuesday")
+"""
+
+import itertools
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import zmq
+
+from rtdsae.client.keys import guard
+from rtdsae.errors import ControlError, EndpointError, WireError
+from rtdsae.wire import MAX_FRAME, Latents, Schema, Status, decode
+
+__all__ = ["CONTROL", "Control"]
+
+CONTROL = "tcp://127.0.0.1:5557"
+
+SWAP_TIMEOUT_S = 120.0  # a bundle is loaded, checked and anchored
+
+
+class Control:
+    """Sends requests to a daemon, one after another.
+
+    Args:
+        endpoint: where the daemon takes requests.
+        timeout_s: how long to wait for a reply.
+        keys: this client's folder of keys, where the daemon asks for them.
+
+    Raises:
+        EndpointError: the endpoint is not one, or the keys are not there.
+    """
+
+    def __init__(
+        self, endpoint: str = CONTROL, *, timeout_s: float = 5.0, keys: str | os.PathLike[str] | None = None
+    ) -> None:
+        self.endpoint = endpoint
+        self.timeout_s = timeout_s
+        self._ids = itertools.count(1)
+        self._schemas: dict[int, Schema] = {}
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            self._socket = self._connect(Path(keys) if keys else None)
+        except EndpointError:
+            self.close()
+            raise
+
+    def status(self) -> Status:
+        """The daemon's last status."""
+        status = self.ask("status")[0].get("status")
+        if not isinstance(status, dict):
+            raise ControlError(f"{self.endpoint} sent no status")
+        return Status(status)
+
+    def schema(self) -> Schema:
+        """What is published now."""
+        _, frames = self.ask("schema")
+        schema = self._decode(frames[0]) if frames else None
+        if not isinstance(schema, Schema):
+            raise ControlError(f"{self.endpoint} sent no schema")
+        self._schemas[schema.id] = schema
+        return schema
+
+    def history(self, first: int, last: int) -> list[Latents]:
+        """Bins of `seq` first to last again, as many of them as the daemon still has, in order.
+
+        They have names where they are of a schema that `schema` gave; `bind` the others.
+        """
+        return list(self._pages(first, last))
+
+    def anchor(self) -> None:
+        """Has the model anchored anew, soon."""
+        self.ask("anchor")
+
+    def swap(self, bundle: str | os.PathLike[str], session: str | None = None) -> dict[str, Any]:
+        """Has another bundle, a folder on the daemon's computer, take over; returns when it has.
+
+        Returns:
+            `seq`, the first bin of the new model, and more.
+        """
+        return self.ask("swap", timeout_s=SWAP_TIMEOUT_S, bundle=os.fspath(bundle), session=session)[0]
+
+    def stop(self) -> None:
+        """Ends the daemon, as SIGTERM does."""
+        self.ask("stop")
+
+    def ask(
+        self, request: str, *, timeout_s: float | None = None, **fields: object
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        """Any request: its reply, and the frames that came with it.
+
+        Raises:
+            EndpointError: there is no reply in time.
+            ControlError: the daemon says no; its reason is the message.
+        """
+        deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
+        identity = next(self._ids)
+        text = json.dumps({"request": request, "id": identity, **fields}).encode()
+        try:
+            self._wait(deadline, zmq.POLLOUT)
+            self._socket.send(text, zmq.NOBLOCK)
+            while True:
+                self._wait(deadline, zmq.POLLIN)
+                reply, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                found = _parse(reply, self.endpoint)
+                if found.get("id") == identity:  # else it is the reply to what was given up on
+                    break
+        except zmq.ZMQError as error:
+            raise EndpointError(f"the control client of {self.endpoint} is closed: {error}") from error
+        if not found["ok"]:
+            raise ControlError(str(found.get("error")))
+        return found, frames
+
+    def close(self) -> None:
+        """Frees the socket."""
+        self._context.destroy(linger=0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _connect(self, keys: Path | None) -> "zmq.Socket[bytes]":
+        socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME)
+        socket.setsockopt(zmq.IPV6, self.endpoint.startswith("tcp://["))
+        socket.setsockopt(zmq.IMMEDIATE, 1)  # what is given up on must not be kept for the next daemon: a stop, say
+        if keys:
+            guard(socket, keys)
+        try:
+            socket.connect(self.endpoint)
+        except zmq.ZMQError as error:
+            reason = error.strerror or error
+            raise EndpointError(
+                f"cannot control {self.endpoint}: {reason}; use tcp://HOST:PORT or ipc://PATH"
+            ) from error
+        return socket
+
+    def _wait(self, deadline: float, event: int) -> None:
+        remaining = max(0.0, deadline - time.monotonic())
+        if not self._socket.poll(math.ceil(1e3 * remaining), event):
+            raise EndpointError(
+                f"no reply from {self.endpoint} in time: is rtdsae serve running with --control {self.endpoint}, "
+                "and with the same keys?"
+            )
+
+    def _pages(self, first: int, last: int) -> Iterator[Latents]:
+        """A reply has a thousand bins at most."""
+        while first <= last:
+            reply, frames = self.ask("history", **{"from": first, "to": last})
+            yield from map(self._read, frames)
+            if not frames or not isinstance(reply.get("last"), int) or reply["last"] < first:
+                return
+            first = reply["last"] + 1
+
+    def _read(self, frame: bytes) -> Latents:
+        message = self._decode(frame)
+        if not isinstance(message, Latents):
+            raise ControlError(f"{self.endpoint} sent something else than bins as its history")
+        schema = self._schemas.get(message.schema_id)
+        return message.bind(schema) if schema else message
+
+    def _decode(self, frame: bytes) -> Latents | Schema | Status:
+        try:
+            return decode(frame)
+        except WireError as error:
+            raise ControlError(f"{self.endpoint} sent what cannot be read: {error}") from error
+
+
+def _parse(reply: bytes, endpoint: str) -> dict[str, Any]:
+    try:
+        found = json.loads(reply)
+    except (ValueError, RecursionError) as error:
+        raise ControlError(f"{endpoint} does not answer in JSON: is it a daemon's control endpoint?") from error
+    if not isinstance(found, dict) or type(found.get("ok")) is not bool:
+        raise ControlError(f"{endpoint} does not answer as a daemon does: is it a control endpoint?")
+    return found

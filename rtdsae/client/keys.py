@@ -1,0 +1,111 @@
+"""CURVE keys: files that say who may connect, in pyzmq's certificate format.
+
+    FOLDER/daemon.key_secret        stays with the daemon, which reads FOLDER: rtdsae serve --keys FOLDER
+    FOLDER/daemon.key               its public half
+    FOLDER/clients/NAME.key         public: who is let in. Deleted, NAME is shut out from the daemon's next start on
+    FOLDER/carry/NAME/              goes to NAME's computer, whole: Subscriber(keys="NAME"), rtdsae listen --keys NAME
+        client.key_secret           NAME's own key
+        daemon.key                  by which NAME knows the daemon
+
+Keys are never written over. Whoever can read a `.key_secret` is who it says.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import zmq
+from zmq.auth import create_certificates, load_certificate, load_certificates
+
+from rtdsae.errors import EndpointError
+
+__all__ = ["Pair", "clients_folder", "guard", "make", "own_keys"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # a file name on every system
+
+Pair = tuple[bytes, bytes]
+"""A public and a secret key."""
+
+
+def make(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Makes keys for new clients, and the daemon's where it has none; returns the folders to carry to the clients.
+
+    Nothing that is there is changed. Secret files can be read by their owner alone.
+
+    Raises:
+        EndpointError: a name is no name, or has keys already.
+        OSError: they cannot be written.
+    """
+    names = list(dict.fromkeys(names))
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise EndpointError(f"client name {name!r} must be letters, digits, - and _, 64 at most")
+        if (folder / "clients" / f"{name}.key").exists() or (folder / "carry" / name).exists():
+            raise EndpointError(f"{folder} has keys of {name!r} already: name another client, or delete its keys first")
+    before = os.umask(0o077)  # from the first byte on, nobody else can read them
+    try:
+        return _make(folder, names)
+    finally:
+        os.umask(before)
+
+
+def _make(folder: Path, names: list[str]) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "daemon.key_secret").exists():
+        create_certificates(folder, "daemon")
+    (folder / "clients").mkdir(exist_ok=True)
+    carried = [folder / "carry" / name for name in names]
+    for own in carried:
+        own.mkdir(parents=True)
+        public, _ = create_certificates(own, "client")
+        shutil.copy(folder / "daemon.key", own)
+        Path(public).rename(folder / "clients" / f"{own.name}.key")
+    return carried
+
+
+def own_keys(file: Path) -> Pair:
+    """The public and the secret key in a file.
+
+    Raises:
+        EndpointError: they are not there.
+    """
+    try:
+        public, secret = load_certificate(file)
+    except (OSError, ValueError) as error:
+        raise EndpointError(f"{file}: no key can be read there: make keys with rtdsae keys") from error
+    if not secret or len(public) != 40 or len(secret) != 40:
+        raise EndpointError(f"{file}: is not a secret key: make keys with rtdsae keys")
+    return public, secret
+
+
+def clients_folder(folder: Path) -> Path:
+    """Where a daemon's folder of keys has those of the clients that are let in.
+
+    Raises:
+        EndpointError: there are none, or a file is not a key.
+    """
+    clients = folder / "clients"
+    try:
+        known = load_certificates(clients)
+    except (OSError, ValueError) as error:
+        raise EndpointError(f"{clients}: client keys cannot be read there: make them with rtdsae keys") from error
+    if not known:
+        raise EndpointError(f"{clients} is empty, nobody could connect: rtdsae keys {folder} --client NAME")
+    return clients
+
+
+def guard(socket: "zmq.Socket[bytes]", keys: Path) -> None:
+    """Has a client's socket show its key, and talk to no other than its daemon.
+
+    Raises:
+        EndpointError: the keys are not there.
+    """
+    if (keys / "carry").is_dir():
+        raise EndpointError(f"{keys} is the daemon's folder of keys: a client's is {keys}/carry/NAME")
+    socket.curve_publickey, socket.curve_secretkey = own_keys(keys / "client.key_secret")
+    try:
+        socket.curve_serverkey, _ = load_certificate(keys / "daemon.key")
+    except (OSError, ValueError, zmq.ZMQError) as error:
+        raise EndpointError(f"{keys}/daemon.key: no key can be read there: copy the whole folder") from error

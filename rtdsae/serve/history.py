@@ -1,0 +1,60 @@
+"""The last minutes of what was published, for subscribers that noticed a hole."""
+
+import numpy as np
+
+from rtdsae.wire import Flags
+
+__all__ = ["History"]
+
+MAX_BYTES = 1 << 28
+_FLAGS = slice(10, 12)  # where a frame has them
+
+
+class History:
+    """A ring of frames of one size, written on the hot path and read from other threads.
+
+    A slot is copied in one call each way, under the interpreter's lock, so that no reader sees half a frame.
+
+    Args:
+        frame_size: bytes.
+        n_frames: how many are kept; fewer where they would take more than MAX_BYTES.
+
+    Attributes:
+        first: `seq` of the first frame that it got.
+    """
+
+    def __init__(self, frame_size: int, n_frames: int) -> None:
+        n_frames = max(1, min(n_frames, MAX_BYTES // frame_size))
+        self._ring = np.ones((n_frames, frame_size), np.uint8)  # written to: no page is new to the hot path
+        self.first = self._next = 0
+
+    def begin(self, seq: int) -> None:
+        """The next frame will be this one, and the first."""
+        self.first = self._next = seq
+
+    def add(self, frame: bytearray) -> None:
+        """Keeps the next frame."""
+        self._ring[self._next % len(self._ring)] = frame
+        self._next += 1
+
+    @property
+    def kept(self) -> tuple[int, int] | None:
+        """The oldest and the newest `seq` that are there."""
+        newest = self._next - 1
+        oldest = max(self.first, self._next - len(self._ring))
+        return (oldest, newest) if oldest <= newest else None
+
+    def frames(self, first: int, last: int) -> list[bytes]:
+        """Those of `seq` first to last that are there, in order, flagged as backfill."""
+        kept = self.kept
+        if kept is None:
+            return []
+        chosen = range(max(first, kept[0]), min(last, kept[1]) + 1)
+        frames = [(seq, bytearray(self._ring[seq % len(self._ring)].tobytes())) for seq in chosen]
+        return [_backfill(frame) for seq, frame in frames if self._next - seq <= len(self._ring)]
+
+
+def _backfill(frame: bytearray) -> bytes:
+    flags = int.from_bytes(frame[_FLAGS], "little") | Flags.BACKFILL
+    frame[_FLAGS] = flags.to_bytes(2, "little")
+    return bytes(frame)

@@ -1,0 +1,124 @@
+"""What the daemon takes from a stream: how many samples at a time, and the bins that they make.
+
+Of `counts` a sample is a bin; of `samples` as many as the open bin still needs; of `events` all that come until the
+open bin is due by the clock, so that a bin without spikes ends on time too.
+"""
+
+import math
+import time
+from typing import Literal, Protocol
+
+import numpy as np
+import pylsl
+
+from rtdsae.bins import BinCounters, Bins, EventsBinner, Kind, RegularBinner
+from rtdsae.serve.source import MAX_PULL, Source
+
+__all__ = ["EventsIntake", "Intake", "RegularIntake", "make"]
+
+PATIENCE_S = 0.1  # how soon a daemon without input notices a signal
+
+
+class Intake(Protocol):
+    """Bins from a stream."""
+
+    counters: BinCounters
+
+    def pull(self, source: Source) -> bool:
+        """Waits a moment for input; False when none came. Then `bins` has what it completed.
+
+        Raises:
+            StreamError: the stream is lost.
+        """
+
+    def bins(self, source: Source) -> Bins:
+        """The bins that the last pull completed."""
+
+    def idle(self, source: Source) -> bool:
+        """Whether there is time for something else: the open bin cannot be completed yet."""
+
+    def alone(self) -> Bins:
+        """The bins that the clock completes while there is no stream; waits a moment."""
+
+
+class RegularIntake:
+    """Counts or samples."""
+
+    def __init__(
+        self, n_channels: int, bin_width_s: float, samples_per_bin: int, reduce: Literal["sum", "mean"]
+    ) -> None:
+        self._binner = RegularBinner(n_channels, bin_width_s, samples_per_bin, reduce)
+        self.counters = self._binner.counters
+        self._nothing = np.zeros((0, n_channels), np.float32), np.zeros(0)
+
+    def pull(self, source: Source) -> bool:
+        """Waits for the samples that the open bin needs."""
+        return source.pull(self._binner.missing, PATIENCE_S) > 0
+
+    def bins(self, source: Source) -> Bins:
+        """The bins that the last pull completed."""
+        return self._binner.push(*source.taken())
+
+    def idle(self, source: Source) -> bool:
+        """Whether the open bin still lacks samples."""
+        return source.available() < self._binner.missing
+
+    def alone(self) -> Bins:
+        """None: bins without samples come out when the stream is back, which says where they are."""
+        time.sleep(PATIENCE_S)
+        return self._binner.push(*self._nothing)
+
+
+class EventsIntake:
+    """Spikes. A bin closes `lateness_s` after its end, by the clock.
+
+    A stream of spikes that has been silent for `silence_s` is taken to be away: from then on its bins are gaps, since
+    LSL does not tell an array that is silent from a source that is stuck.
+    """
+
+    def __init__(self, n_channels: int, bin_width_s: float, lateness_s: float, silence_s: float) -> None:
+        self._binner = EventsBinner(n_channels, bin_width_s, lateness_s)
+        self.counters = self._binner.counters
+        self._silence_s = silence_s
+        self._last_spike = -math.inf
+
+    def pull(self, source: Source) -> bool:
+        """Waits for spikes until the open bin is due."""
+        left = self._binner.due - pylsl.local_clock()
+        taken = source.pull(MAX_PULL, min(max(left, 0.0), PATIENCE_S))
+        if taken:
+            self._last_spike = pylsl.local_clock()
+        return taken > 0 or left <= PATIENCE_S
+
+    def bins(self, source: Source) -> Bins:
+        """The bins that the last pull or the clock completed."""
+        bins = self._binner.push(*source.taken())
+        if len(bins.index):  # the clock's come with the next call: the buffer of these is the binner's
+            return bins
+        now = pylsl.local_clock()
+        return self._binner.advance(now, observed=now - self._last_spike < self._silence_s)
+
+    def idle(self, source: Source) -> bool:
+        """Whether the open bin is not due yet."""
+        return bool(self._binner.due > pylsl.local_clock())
+
+    def alone(self) -> Bins:
+        """Gaps, on time."""
+        time.sleep(min(max(self._binner.due - pylsl.local_clock(), 0.0), PATIENCE_S))
+        return self._binner.advance(pylsl.local_clock(), observed=False)
+
+
+def make(
+    kind: Kind,
+    samples_per_bin: int,
+    n_channels: int,
+    bin_width_s: float,
+    *,
+    reduce: Literal["sum", "mean"] = "sum",
+    lateness_s: float = 0.002,
+    silence_s: float = 1.0,
+) -> Intake:
+    """The intake of a kind of stream."""
+    if kind == "events":
+        return EventsIntake(n_channels, bin_width_s, lateness_s, silence_s)
+    return RegularIntake(n_channels, bin_width_s, samples_per_bin, reduce)

@@ -1,0 +1,103 @@
+"""The daemon's connection to its stream: it falls silent, is lost, and is found again, on the same grid of bins."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from rtdsae.serve.source import Lost, Search, Source, Wanted, find
+
+__all__ = ["Link"]
+
+log = logging.getLogger(__name__)
+
+SILENT_S = 1.0  # a stream without a sample for so long counts as not connected
+CLOSE_S = 2.0
+
+
+class Link:
+    """Holds the source that there is, and looks for it in the background while there is none.
+
+    Attributes:
+        source: the open stream; None while it is lost.
+        connected: whether samples come.
+        losses: how often the connection was lost.
+    """
+
+    def __init__(self, query: str, wanted: Wanted) -> None:
+        self.source: Source | None = None
+        self.connected = False
+        self.losses = 0
+        self._query, self._wanted = query, wanted
+        self._search: Search | None = None
+        self._quiet_s = max(SILENT_S, 2 * wanted.bin_width_s)
+        self._heard = False
+
+    def open(self, timeout_s: float, tick: Callable[[], bool]) -> Source | None:
+        """The first connection; None when `tick` gave it up.
+
+        Raises:
+            StreamError: there is no such stream, or it does not fit.
+        """
+        if info := find(self._query, timeout_s, tick):
+            self.source = Source(info, self._wanted)
+            log.info("decoding stream %s, clock offset %.6f s", self.source.source_id, self.source.clock_offset_s)
+        return self.source
+
+    def lose(self, source: Source, error: Lost) -> None:
+        """The connection is gone: looks for a stream to take its place."""
+        log.warning("%s: looking for %s again", error, self._query)
+        self.losses += 1
+        self.source, self.connected = None, False
+        self._stop_search()
+        self._search = Search(self._query, self._wanted, source, silent=False)
+
+    def renew(self) -> None:
+        """Takes the stream that a search has found, if it has."""
+        search = self._search
+        if search is None or search.found is None:
+            return
+        if self.source is not None:  # it was silent all the while; closing may take a second
+            threading.Thread(target=self.source.close, daemon=True).start()
+        self.source, self._search = search.found, None
+        log.info("stream %s is back, clock offset %.6f s", self.source.source_id, self.source.clock_offset_s)
+
+    def watch(self, silent_s: float) -> None:
+        """Notices that the stream has been silent for so long, or speaks again."""
+        source = self.source
+        if source is None:
+            return
+        before, self.connected = self.connected, silent_s < self._quiet_s
+        self._heard |= self.connected
+        if self.connected != before:
+            log.info("stream %s %s", source.source_id, "is live" if self.connected else "is silent: waiting for it")
+        if self.connected:
+            self._stop_search()
+        elif self._search is None and self._heard:
+            # Its computer may be gone without a word, and another source have taken its place.
+            self._search = Search(self._query, self._wanted, source, silent=True)
+
+    def status(self) -> dict[str, object]:
+        """What the daemon's status says of it."""
+        source, search = self.source, self._search
+        return {
+            "connected": self.connected,
+            "source_id": source and source.source_id,
+            "kind": source and source.kind,
+            "clock_offset_s": source and source.clock_offset_s,
+            "losses": self.losses,
+            "problem": search.problem if search else "",
+        }
+
+    def close(self) -> None:
+        """Closes the stream; bounded."""
+        search = self._search
+        self._stop_search()
+        if search:
+            search.join(CLOSE_S)
+        if self.source:
+            self.source.close()
+
+    def _stop_search(self) -> None:
+        if self._search:
+            self._search.stop()
+            self._search = None

@@ -1,0 +1,164 @@
+"""Asking the operating system for punctuality: priority, cores, memory; and the interpreter for its share.
+
+    rig = RealTime(priority=50, cpus=(2, 3), lock_memory=True)
+    rig.apply()      # first of all, in the thread that will decode
+    ...              # sockets and streams, whose own threads inherit priority and cores
+    settle()         # when everything is loaded, before the main loop
+
+Threads that are not on the path of a bin call `ordinary_thread()` first.
+"""
+
+import contextlib
+import ctypes
+import errno
+import gc
+import logging
+import os
+import sys
+from dataclasses import dataclass
+
+from rtdsae.errors import ConfigError
+
+__all__ = ["RealTime", "lock_memory", "ordinary_thread", "settle", "unlock_memory"]
+
+log = logging.getLogger(__name__)
+
+SWITCH_S = 1e-4  # the longest that another thread holds the interpreter while a bin waits
+LOWEST, HIGHEST = 1, 99
+MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4  # <sys/mman.h>, Linux
+CAP_IPC_LOCK = 14  # <linux/capability.h>
+LIMITS = "/etc/security/limits.d/rtdsae.conf"
+
+
+@dataclass(frozen=True)
+class RealTime:
+    """What the daemon asks for. What may not be had is said and done without.
+
+    Args:
+        priority: SCHED_FIFO priority of the calling thread, 1 to 99; None for an ordinary one.
+        cpus: cores that it may run on; none for all.
+        lock_memory: keep the process's memory from being swapped out.
+
+    Raises:
+        ConfigError: there is no such priority, or no such core.
+    """
+
+    priority: int | None = None
+    cpus: tuple[int, ...] = ()
+    lock_memory: bool = False
+
+    def __post_init__(self) -> None:
+        if self.priority is not None and not LOWEST <= self.priority <= HIGHEST:
+            raise ConfigError(f"priority {self.priority}: SCHED_FIFO has {LOWEST} to {HIGHEST}, 50 is a good choice")
+        n_cores = os.cpu_count() or 1
+        for cpu in self.cpus:
+            if not 0 <= cpu < n_cores:
+                raise ConfigError(f"cpu {cpu}: this computer has {n_cores} cores, 0 to {n_cores - 1}")
+
+    def apply(self) -> list[str]:
+        """Asks for it, for the calling thread and those that it starts; logs and returns what could not be had."""
+        sys.setswitchinterval(SWITCH_S)
+        refusals = [
+            set_cpus(self.cpus) if self.cpus else "",
+            lock_memory() if self.lock_memory else "",
+            set_priority(self.priority) if self.priority is not None else "",
+        ]
+        missing = [refusal for refusal in refusals if refusal]
+        for refusal in missing:
+            log.warning("%s", refusal)
+        return missing
+
+
+def settle() -> None:
+    """Takes what has been loaded out of the garbage collector's sight: it then looks at young objects only."""
+    gc.collect()
+    gc.freeze()
+
+
+def ordinary_thread() -> None:
+    """Gives the calling thread the ordinary priority, whatever it has inherited."""
+    if hasattr(os, "sched_setscheduler"):
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def set_cpus(cpus: tuple[int, ...]) -> str:
+    """Binds the calling thread to cores; why not, where it cannot be."""
+    wanted = ",".join(map(str, cpus))
+    if not hasattr(os, "sched_setaffinity"):
+        return f"cpu {wanted}: this system has no affinity; leave --cpu out"
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        return f"cpu {wanted} was refused ({error.strerror}): see AllowedCPUs= of the service, or of its container"
+    if (found := os.sched_getaffinity(0)) != set(cpus):
+        return f"cpu {wanted}: only {sorted(found)} were allowed: see AllowedCPUs= of the service, or of its container"
+    return ""
+
+
+def set_priority(priority: int) -> str:
+    """Makes the calling thread a real-time one; why not, where it cannot be."""
+    if not hasattr(os, "sched_setscheduler"):
+        return f"priority {priority}: this system has no SCHED_FIFO; leave --priority out"
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+    except OSError as error:
+        return (
+            f"priority {priority} was refused ({error.strerror}): write '{_user()} - rtprio {priority}' into {LIMITS} "
+            f"and log in again, or LimitRTPRIO={priority} into the service's unit"
+        )
+    return ""
+
+
+def lock_memory() -> str:
+    """Keeps all memory of the process, present and future, from being swapped out; why not, where it cannot be."""
+    if sys.platform != "linux":
+        return "lock_memory: this system cannot; leave --lock-memory out"
+    if not _may_lock():  # a limit that is met later would end the daemon
+        return (
+            f"lock_memory was refused (limited): write '{_user()} - memlock unlimited' into {LIMITS} and log in again, "
+            "or LimitMEMLOCK=infinity into the service's unit"
+        )
+    if error := _call("mlockall", MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT):
+        return f"lock_memory was refused ({os.strerror(error)}): the container or the service must allow mlockall"
+    return ""
+
+
+def unlock_memory() -> None:
+    """Undoes `lock_memory`."""
+    _call("munlockall")
+
+
+def _may_lock() -> bool:
+    """Whether any amount may be locked."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if hard == resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+        return True
+    return bool(_capabilities() >> CAP_IPC_LOCK & 1)
+
+
+def _capabilities() -> int:
+    """The process's effective ones, a bit each."""
+    with open("/proc/self/status") as status:
+        lines = dict(line.split(":", 1) for line in status)
+    return int(lines["CapEff"], 16)
+
+
+def _call(name: str, *args: int) -> int:
+    """A function of the C library; 0, or the error's number."""
+    function = getattr(ctypes.CDLL(None, use_errno=True), name, None)
+    if function is None:
+        return errno.ENOSYS
+    return ctypes.get_errno() if function(*args) else 0
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())

@@ -1,0 +1,127 @@
+"""What a daemon is told: one struct, from flags and, where there is one, a YAML file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from rtdsae.bins import Kind
+from rtdsae.errors import ConfigError
+from rtdsae.serve.decoder import Anchoring
+
+__all__ = ["Model", "Settings", "load_settings"]
+
+Seconds = Annotated[float, Meta(ge=0)]
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a bundle is run."""
+
+    publish: tuple[str, ...] = ()
+    """Names of the arrays to publish; none are factors, z and, where the bundle has it, behaviour."""
+    forecast_bins: Annotated[int, Meta(ge=0, le=1000)] = 0
+    """How far ahead `forecast` and `forecast_behaviour` look; 0 for no forecast."""
+    anchor: Anchoring = "once"
+    """When the model is anchored: once, every R bins, or in lanes."""
+    provider: str = "cpu"
+    """ONNX Runtime's execution provider: cpu, cuda, ..."""
+    history_s: Seconds = 120.0
+    """How much of what was published is kept for subscribers that missed some."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of a daemon's settings."""
+
+    bundle: Path
+    """Folder of the model's bundle."""
+    session: str | None = None
+    """Which of the bundle's sessions the stream's neurons are of; None where it has one."""
+    model: Model = Model()
+    """How the bundle is run and what is published of it."""
+    stream: str = "type=Spikes"
+    """Which LSL stream: key=value[,key=value] on its properties, or an XPath predicate."""
+    input: Kind | None = None
+    """What the stream's samples are: counts, samples or events; None to tell by its rate."""
+    match: Literal["name", "count"] = "name"
+    """Whether its channels are the model's by name, where both have names, or by number alone."""
+    reduce: Literal["sum", "mean"] = "sum"
+    """A bin of several samples is their sum or their mean."""
+    lateness_s: Annotated[float, Meta(ge=0, le=1)] = 0.002
+    """How long after its end a bin of events waits for late ones."""
+    silence_s: Annotated[float, Meta(gt=0)] = 1.0
+    """How long a stream of events may be silent before its bins count as gaps."""
+    timeout_s: Seconds = 10.0
+    """How long to wait for the stream to appear."""
+    pub: str = "tcp://127.0.0.1:5556"
+    """Endpoint to publish on."""
+    control: str | None = None
+    """Endpoint for control requests; None for no control."""
+    keys: Path | None = None
+    """Folder of the CURVE keys; None for endpoints that this machine alone can reach."""
+    lsl_out: str | None = None
+    """Name of an LSL stream that carries the latents too; None for no such stream."""
+    wake: Literal["warm", "poll", "off"] = "warm"
+    """What to do shortly before each sample: be awake and warm, poll for it as well, or sleep until it is there."""
+    metrics: str | None = None
+    """Where to serve Prometheus metrics, like 127.0.0.1:9464; None for nowhere."""
+    log_json: bool = False
+    """Log in JSON, an object a line."""
+    priority: int | None = None
+    """Real-time priority (SCHED_FIFO) of the decoding thread; None for an ordinary one."""
+    cpus: tuple[int, ...] = ()
+    """Cores that the daemon may run on; none for all."""
+    lock_memory: bool = False
+    """Keep all memory from being swapped out."""
+
+
+def load_settings(file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> Settings:
+    """Settings from a YAML file, over it `key=value` or `model.key=value`, over that the flags that were given.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or a value does not fit; the message names it.
+    """
+    tree = _read(file) if file else {}
+    for override in overrides:
+        _put(tree, override)
+    given = {name: value for name, value in flags.items() if value is not None}
+    for name, value in given.items():
+        section = tree.setdefault("model", {}) if name in Model.__struct_fields__ else tree
+        section[name] = value
+    if tree.get("wake") is False:  # YAML's reading of `off`
+        tree["wake"] = "off"
+    try:
+        return msgspec.convert(tree, Settings, strict=False, dec_hook=_path)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{file or 'the settings'}: {error}") from None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {file} as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict) or not isinstance(tree.get("model", {}), dict):
+        raise ConfigError(f"{file} holds no settings: see configs/daemon.yaml")
+    return tree
+
+
+def _put(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    section, _, name = key.rpartition(".")
+    if not equals or not name or section not in ("", "model"):
+        raise ConfigError(f"--set {override}: write key=value or model.key=value, such as --set timeout_s=30")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from None
+    (tree.setdefault("model", {}) if section else tree)[name] = value
+
+
+def _path(kind: type, value: object) -> Path:
+    """Paths are the one type here that msgspec leaves to others."""
+    if kind is not Path or not isinstance(value, str):
+        raise TypeError(f"expected the path of a folder, found {value!r}")
+    return Path(value)

@@ -1,0 +1,103 @@
+"""What the daemon takes from a real stream of each kind, and the bins that come of it."""
+
+import numpy as np
+import pylsl
+import pytest
+from lsl_source import LslSource
+
+from rtdsae.serve import intake as intakes
+from rtdsae.serve.source import Source, Wanted, find
+
+C, WIDTH = 4, 0.02
+WANTED = Wanted(tuple(f"ch{i}" for i in range(C)), WIDTH)
+
+
+def bins_of(stream, n_bins, **options):
+    """So many bins of a stream, by the daemon's own loop: counts, observed, ends, and when each was in hand."""
+    source = Source(find(f"source_id={stream.source_id}", 20), WANTED)
+    intake = intakes.make(source.kind, source.samples_per_bin, C, WIDTH, **options)
+    counts, observed, ends, times, deadline = [], [], [], [], pylsl.local_clock() + 30
+    while len(counts) < n_bins:
+        assert pylsl.local_clock() < deadline
+        if intake.pull(source):
+            bins = intake.bins(source)
+            counts += bins.counts.tolist()
+            observed += bins.observed.tolist()
+            ends += bins.t_end.tolist()
+            times += [pylsl.local_clock()] * len(bins.index)
+    source.close()
+    return np.array(counts), np.array(observed), np.array(ends), np.array(times), intake.counters
+
+
+@pytest.mark.parametrize("rate", [500.0, 1000.0])
+@pytest.mark.parametrize("reduce", ["sum", "mean"])
+def test_samples_are_added_up_or_averaged(rate, reduce):
+    k = round(rate * WIDTH)
+    samples = np.random.default_rng(0).poisson(2.0, (20 * k, C)).astype(np.float32)
+    with LslSource(samples, rate) as stream:
+        counts, observed, *_ = bins_of(stream, 20, reduce=reduce)
+    expected = getattr(samples.reshape(20, k, C), reduce)(axis=1)
+    np.testing.assert_allclose(counts, expected, rtol=1e-6)
+    assert observed.all()
+
+
+def test_thousands_of_samples_a_second_in_short_bins():
+    rate, width = 30_000.0, 0.01
+    samples = (np.random.default_rng(0).random((12_000, C)) < 0.01).astype(np.float32)
+    with LslSource(samples, rate, chunk=30) as stream:
+        source = Source(find(f"source_id={stream.source_id}", 20), Wanted(WANTED.channels, width))
+        assert (source.kind, source.samples_per_bin) == ("samples", 300)
+        intake = intakes.make(source.kind, source.samples_per_bin, C, width)
+        counts, deadline = [], pylsl.local_clock() + 30
+        while len(counts) < 40:
+            assert pylsl.local_clock() < deadline
+            if intake.pull(source):
+                counts += intake.bins(source).counts.tolist()
+        source.close()
+    np.testing.assert_array_equal(counts, samples.reshape(40, 300, C).sum(axis=1))
+
+
+def spikes(n_bins, rate=1.5, seed=0):
+    """Spikes `(n, 1)` and their times in order, with a spike at 0; and the bins that they make."""
+    rng = np.random.default_rng(seed)
+    times = np.concatenate([[0.0], np.sort(rng.uniform(0, n_bins * WIDTH, rng.poisson(rate * n_bins)))])
+    channels = rng.integers(0, C, len(times))
+    counts = np.zeros((n_bins, C))
+    np.add.at(counts, (np.minimum((times / WIDTH).astype(int), n_bins - 1), channels), 1)
+    return channels[:, None].astype(np.float32), times, counts
+
+
+def test_events_make_bins_by_the_clock_those_without_spikes_too():
+    samples, times, expected = spikes(60, rate=0.7)
+    with LslSource(samples, 0.0, offsets=times, on_time=True) as stream:
+        counts, observed, ends, came, counters = bins_of(stream, 60)
+    off = counts[:60] - expected
+    assert observed[:60].all()
+    assert counters.late + off.sum() == 0  # every spike is in a bin or counted late, which a busy machine may cause
+    assert np.abs(off).sum() <= 2 * counters.late
+    np.testing.assert_allclose(np.diff(ends), WIDTH, atol=1e-6)
+    assert (came[:60] >= ends[:60] + 0.002 - 1e-4).all()  # never before the allowance for late spikes is over
+    assert (expected.sum(axis=1) == 0).sum() > 5
+
+
+def test_a_silent_stream_of_events_gives_gaps():
+    samples, times, _ = spikes(5)
+    with LslSource(samples, 0.0, offsets=times, on_time=True) as stream:
+        _, observed, *_ = bins_of(stream, 40, silence_s=0.3)
+    assert observed[:5].all()
+    assert not observed[25:].any()
+    assert (np.diff(observed.astype(int)) <= 0).all()
+
+
+def test_events_go_on_as_gaps_while_there_is_no_stream():
+    intake = intakes.make("events", 0, C, WIDTH)
+    assert len(intake.alone().index) == 0
+    intake._binner.push(np.array([1.0]), np.array([pylsl.local_clock()]))
+    observed = []
+    while len(observed) < 5:
+        observed += intake.alone().observed.tolist()
+    assert not any(observed)
+
+
+def test_a_regular_stream_that_is_away_completes_nothing():
+    assert len(intakes.make("samples", 4, C, WIDTH).alone().index) == 0
