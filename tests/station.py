@@ -1,4 +1,4 @@
-"""A daemon for tests of its clients: it publishes and takes requests as the real one does, and loses what it is told to."""
+"""A daemon for tests of its clients: it publishes and takes requests as the real one, and loses what it is told to."""
 
 import time
 

@@ -44,26 +44,30 @@ class Reader:
     """Serves bundles in a process of its own, as far as the first bin."""
 
     def __init__(self):
-        self.process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self.process = None
+
+    def start(self):
+        command = [sys.executable, __file__]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def tries(self, folder, **options):
         """What became of it: "served", or the kind of error and its message."""
-        late = threading.Timer(PATIENCE_S, self.process.kill)
-        late.start()
+        if self.process is None:
+            self.start()
+        hangs = threading.Timer(PATIENCE_S, self.process.kill)
+        hangs.start()
         self.process.stdin.write(json.dumps([str(folder), options]) + "\n")
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
-        late.cancel()
-        assert answer, f"the process ended with {self.process.wait(10)}"
-        return json.loads(answer)
+        hangs.cancel()
+        return json.loads(answer) if answer else ["the process died", f"with {self.close()}"]
 
     def close(self):
+        """Its exit code."""
         self.process.kill()
-        self.process.wait(10)
-        self.process.stdin.close()
-        self.process.stdout.close()
+        self.process.communicate(timeout=10)
+        code, self.process = self.process.returncode, None
+        return code
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +109,7 @@ def check(outcome):
     return kind
 
 
-fuzzing = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzzing = settings(deadline=None, max_examples=3000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def test_the_toy_itself_is_served(reader, folder):
@@ -255,7 +259,7 @@ def changed(manifest, path, new):
     return manifest
 
 
-@settings(fuzzing, max_examples=500)
+@settings(fuzzing, max_examples=4000)
 @given(
     st.lists(st.tuples(st.sampled_from(PLACES), anything | json_values), min_size=1, max_size=2),
     st.sampled_from(["once", "every", "lanes"]),

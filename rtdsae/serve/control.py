@@ -64,10 +64,19 @@ Seq: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Text: TypeAlias = Annotated[str, Meta(min_length=1, pattern="^[^\\0]+$")]
 
 
+Id: TypeAlias = Annotated[str, Meta(max_length=256)] | Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | None
+
+
+class Named(msgspec.Struct, frozen=True):
+    """All that is read of a request that is refused."""
+
+    id: Id = None
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="request", forbid_unknown_fields=True):
     """What a client asks; `id` comes back with the reply."""
 
-    id: Annotated[str, Meta(max_length=256)] | Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | None = None
+    id: Id = None
 
 
 class AskStatus(Request, frozen=True, tag="status"):
@@ -161,16 +170,14 @@ class Control:
         """A message is the client's address, an empty frame where the client is a REQ, and the request."""
         n_envelope = 2 if len(message) > 2 and not message[1] else 1
         envelope, body = message[:n_envelope], message[n_envelope:]
-        identity = None
         try:
             request = _parse(body)
-            identity = request.id
             if isinstance(request, AskSwap):
                 self._begin_swap(envelope, request)
             else:
                 self._reply([*envelope, *self._serve(request)])
         except Exception as error:
-            self._reply([*envelope, _refusal(identity, error)])
+            self._reply([*envelope, _refusal(_identity(body), error)])
 
     def _serve(self, request: Request) -> list[bytes]:
         """The reply to a request that is answered at once."""
@@ -251,6 +258,13 @@ def _parse(body: list[bytes]) -> Request:
     return request
 
 
+def _identity(body: list[bytes]) -> Id:
+    """The `id` of a request that may not be one."""
+    with contextlib.suppress(ValueError, RecursionError):
+        return msgspec.json.decode(body[-1], type=Named).id
+    return None
+
+
 def _seq(frame: bytes) -> int:
     """Which bin a frame of the history has."""
     return int.from_bytes(frame[16:24], "little")
@@ -260,7 +274,7 @@ def _ok(request: Request, **fields: object) -> bytes:
     return json.dumps({"ok": True, "id": request.id, **fields}, allow_nan=False).encode()
 
 
-def _refusal(identity: str | int | None, error: Exception) -> bytes:
+def _refusal(identity: Id, error: Exception) -> bytes:
     """Says in one line why not; the log has it too, where it is not the client's mistake."""
     why = " ".join(str(error).split())
     if not isinstance(error, ControlError):

@@ -272,6 +272,12 @@ def test_one_request_is_one_frame(connect, daemon, frames):
     assert daemon.asked == []
 
 
+def test_a_refusal_has_the_id_of_the_request_where_it_can_be_read(client):
+    assert ask(client, "dance", id=5)[0]["id"] == 5
+    assert ask(client, "history", id="a", last=-1)[0]["id"] == "a"
+    assert ask(client, "history", id=[], last=-1)[0]["id"] is None
+
+
 def test_a_message_of_endless_frames_is_refused_and_takes_nobody_with_it(connect, client):
     dealer = connect(zmq.DEALER)
     dealer.send_multipart([b"x"] * 3000)
