@@ -4,7 +4,7 @@
 
 The floor is `bench_floor.py`: pull, `InferenceSession.run`, send, and nothing else, on the same `step.onnx`. Without
 BUNDLE a linear model of 128 hidden units is made, at 50 Hz and at 1 kHz; with one, its own bin width is the rate.
-The daemon runs as it comes, and a second time without its anticipation of the next sample (`--no-wake`).
+The daemon runs as it comes, and a second time without its anticipation of the next sample (`--wake off`).
 All times are microseconds. `push -> sub` is from the source's push to the subscriber's hands, `in -> out` from the
 sample in the program's hands to just before its send. Figures are those of all blocks together; a ratio's range is what
 90 % of resamplings of the blocks give: the machine's own noise. The last line is JSON.
@@ -97,7 +97,7 @@ def command(name: str, bundle: Path, source_id: str, endpoint: str) -> list[obje
     if name == "floor":
         return [sys.executable, HERE / "bench_floor.py", bundle / "step.onnx", source_id, endpoint]
     serve = [sys.executable, "-m", "rtdsae", "serve", bundle, "--stream", f"source_id={source_id}"]
-    return [*serve, "--pub", endpoint, "--publish", "factors", *(["--no-wake"] if name == "no-wake" else [])]
+    return [*serve, "--pub", endpoint, "--publish", "factors", *(["--wake", "off"] if name == "no-wake" else [])]
 
 
 def start(command: list[object], folder: Path) -> subprocess.Popen[bytes]:
