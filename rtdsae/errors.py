@@ -28,7 +28,10 @@ __all__ = [
     "StreamError",
     "TrainingError",
     "WireError",
+    "one_line",
 ]
+
+MAX_LINE = 300  # characters
 
 
 class RtdsaeError(Exception):
@@ -73,3 +76,9 @@ class TrainingError(RtdsaeError):
 
 class ExportError(RtdsaeError):
     """A trained model cannot become a bundle."""
+
+
+def one_line(said: object) -> str:
+    """Another program's words as part of a message: printable, on one line, and not without end."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(str(said)[: 2 * MAX_LINE].split()))
+    return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}..."

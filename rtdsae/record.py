@@ -12,8 +12,10 @@ What was missed is asked for at once and put where it belongs; the bins behind w
 written once a second, in one go, so that it can be read whenever the recording is cut off.
 """
 
+import errno
 import json
 import logging
+import os
 import shutil
 import time
 from pathlib import Path
@@ -34,10 +36,10 @@ HEADER = {"seq": "u8", "bin": "u8", "flags": "u2", "t_bin": "f8", "t_in": "f8", 
 FLUSH_S = 1.0
 TICK_S = 0.2  # between two looks at whether to end
 MAX_PENDING = 1000  # bins in memory
-PAGE = 1000  # bins asked for at a time
 TRIES = 3  # to reach the daemon for what was missed
 CHUNK_BYTES = 1 << 17
-SPARE_BYTES = 16 << 20  # left free on the disk: HDF5 must never find it full in the middle of a write
+SPARE_BYTES = 16 << 20  # that must be free besides: for HDF5's own, and for other programs that write meanwhile
+DRAIN_S = 1.0  # for what has arrived and is not yet recorded, at the end
 MAX_HOLES = 1000  # named in the file; more are counted
 
 
@@ -67,7 +69,7 @@ class Recorder:
         self._schemas: dict[int, Schema] = {}
         self._run: int | None = None
         self._next_seq = 0
-        self._why_missing = ""
+        self._why_missing = "the daemon had them no longer: serve with a longer model.history_s"
 
     def run(self, seconds: float | None = None, count: int | None = None) -> None:
         """Records for so many seconds from the first bin on, or about so many bins; else until `should_exit`.
@@ -106,7 +108,14 @@ class Recorder:
                     raise EndpointError(self._subscriber.why_silent())
             elif seconds is not None and now - began > seconds:
                 break
+        self._drain()
         self._file.flush()
+
+    def _drain(self) -> None:
+        """What had arrived when it was told to stop."""
+        deadline = time.monotonic() + DRAIN_S
+        while self.should_exit and time.monotonic() < deadline and (message := self._subscriber.receive(0)):
+            self._take(message)
 
     def _take(self, message: Latents) -> None:
         if message.flags & Flags.BACKFILL or message.schema is None:
@@ -130,30 +139,21 @@ class Recorder:
             self._file.flush()
 
     def _fill(self, last: int) -> None:
-        """Asks for what is missing up to `seq` last, until it is there or the daemon has it no more."""
+        """Asks for what is missing up to `seq` last, and adds what the daemon still has of it."""
         for _ in range(TRIES):
             try:
-                while self._next_seq <= last and self._fetch(last):
-                    pass
-                break
+                for found in self._control.iter_history(self._next_seq, last):
+                    schema = self._schemas.get(found.schema_id)
+                    if found.run == self._run and self._next_seq <= found.seq <= last and schema:
+                        self._add(found.bind(schema))
+                        self.filled += 1
             except (EndpointError, ControlError) as error:
                 self._why_missing = str(error)
-                if self.should_exit:
-                    break
+                if not self.should_exit:
+                    continue
+            break
         if self._next_seq <= last:
             self._miss(last)
-
-    def _fetch(self, last: int) -> bool:
-        """Adds the next bins of the hole that the daemon has; False when there are none."""
-        before = self._next_seq
-        for found in self._control.history(before, min(last, before + PAGE - 1)):
-            schema = self._schemas.get(found.schema_id)
-            if found.run == self._run and found.seq >= self._next_seq and schema:
-                self._add(found.bind(schema))
-                self.filled += 1
-        if self._next_seq == before:
-            self._why_missing = "the daemon had them no longer: serve with a longer model.history_s"
-        return self._next_seq > before
 
     def _miss(self, last: int) -> None:
         self.missing += last + 1 - self._next_seq
@@ -184,6 +184,7 @@ class _File:
         self._file.attrs["endpoint"] = endpoint
         self._file.attrs["missing"] = 0
         self._file.create_dataset("status", (0,), h5py.string_dtype(), maxshape=(None,), chunks=(64,))
+        self._file.flush()
 
     @property
     def n_pending(self) -> int:
@@ -210,27 +211,38 @@ class _File:
         """
         try:
             self._check_space()
+        except OSError as error:
+            self._bins, self._statuses = [], []
+            kept = "what was written until then can be read"
+            raise RecordingError(f"{self.path}: cannot be written any further: {error.strerror}; {kept}") from None
+        try:
             self._write()
             self._file.flush()
         except (OSError, RuntimeError) as error:
             self._failed = True
-            kept = "what was written until then can be read"
-            raise RecordingError(f"{self.path}: cannot be written any further: {_first_line(error)}; {kept}") from None
+            raise RecordingError(f"{self.path}: cannot be written any further: {_first_line(error)}") from None
 
     def close(self, *, keep: bool) -> None:
         """Ends the file; without bins there is none."""
-        try:
-            self._file.close()
-        except (OSError, RuntimeError) as error:
-            if not self._failed:  # else it was said
-                raise RecordingError(f"{self.path}: cannot be finished: {_first_line(error)}") from None
+        if self._failed:  # HDF5 would try again what did not work, and crash
+            return
+        self._file.close()
         if not keep:
             self.path.unlink(missing_ok=True)
 
     def _check_space(self) -> None:
+        """HDF5 does not survive a write that fails, and neither does its file: we ask before it does."""
         needed = SPARE_BYTES + sum(b.payload.nbytes + 64 for b in self._bins) + sum(map(len, self._statuses))
-        if shutil.disk_usage(self.path.parent).free < needed:
-            raise OSError("the disk is full")
+        if not hasattr(os, "posix_fallocate"):
+            if shutil.disk_usage(self.path.parent).free < needed:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return
+        with self.path.open("r+b") as file:  # quotas and limits count too
+            size = os.fstat(file.fileno()).st_size
+            try:
+                os.posix_fallocate(file.fileno(), size, needed)
+            finally:
+                os.ftruncate(file.fileno(), size)
 
     def _begin_part(self, message: Latents) -> None:
         schema = message.schema

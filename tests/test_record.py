@@ -1,5 +1,6 @@
 """Recordings of what is published: whole, in order, and readable however they end."""
 
+import errno
 import json
 import os
 import resource
@@ -144,6 +145,19 @@ def test_what_the_daemon_has_no_longer_is_said_in_the_file_and_in_a_line(station
         assert file.attrs["holes"].tolist() == [[7, 5, 6], [7, 10, 11]]
 
 
+def test_of_a_hole_longer_than_the_history_its_end_is_filled(station, start, tmp_path):
+    recording = start()
+    station.bins(1)
+    station.bins(3000, lost=True, forgotten=True)
+    station.bins(1200, lost=True)
+    station.bins(1)
+    del station.frames[0]
+    recording.has(station.next_seq)
+    with pytest.raises(RecordingError, match=r"3000 of 4202 bins are missing"):
+        recording.end()
+    assert read(tmp_path / "out.h5") == [[0, *range(3001, 4202)]]
+
+
 def test_without_control_what_was_missed_stays_missing_and_the_rest_is_recorded(station, start, tmp_path, monkeypatch):
     monkeypatch.setattr(record, "TRIES", 1)
     recording = start(control=f"ipc://{tmp_path}/nobody")
@@ -204,6 +218,18 @@ def test_a_count_or_a_time_ends_it(station, start, tmp_path):
     recording.end()
 
 
+def test_what_has_arrived_when_it_is_told_to_stop_is_recorded(station, tmp_path):
+    with Subscriber(station.pub, timeout_s=20) as subscriber, Control(station.ask) as control:
+        station.greet(lambda: subscriber.receive(0.01) or subscriber.schema)
+        station.bins(10)
+        assert subscriber._socket.poll(20_000)
+        recorder = Recorder(tmp_path / "out.h5", subscriber, control)
+        recorder.should_exit = True
+        recorder.run()
+    (seq,) = read(tmp_path / "out.h5")
+    assert seq[0] == 0
+
+
 def test_a_file_that_is_there_is_left_alone(station, tmp_path):
     (tmp_path / "out.h5").write_text("mine")
     with Subscriber(station.pub) as subscriber, Control(station.ask) as control:
@@ -226,17 +252,19 @@ def test_a_full_disk_ends_it_with_a_line_and_what_was_written_can_be_read(statio
     recording = start()
     station.bins(1500)
     until(lambda: recording.recorder.bins == 1500 and recording.recorder._file.n_pending == 0, "a flush")
-    monkeypatch.setattr(record.shutil, "disk_usage", lambda path: os.terminal_size((0, 0)) and FULL)
+    monkeypatch.setattr(record.os, "posix_fallocate", full)
     station.bins(10)
     recording.thread.join(20)
-    with pytest.raises(RecordingError, match=r"out\.h5: cannot be written any further: the disk is full") as caught:
+    with pytest.raises(
+        RecordingError, match=r"out\.h5: cannot be written any further: No space left on device"
+    ) as caught:
         recording.end()
     assert len(str(caught.value).splitlines()) == 1
     assert read(tmp_path / "out.h5") == [list(range(1500))]
 
 
-class FULL:
-    free = 1000
+def full(file, offset, size):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 VERB = [sys.executable, "-m", "rtdsae", "record"]
@@ -267,7 +295,7 @@ def test_a_signal_ends_the_verb_well(station, run, tmp_path, number):
     station.bins(100)
     station.bins(10, lost=True)
     station.bins(10)
-    until(lambda: station.publisher.greet() or _on_disk(tmp_path / "out.h5") > 0, "a flush")
+    until(lambda: bins_on_disk(tmp_path / "out.h5"), "a flush")
     process.send_signal(number)
     assert process.communicate(timeout=20) == (
         "recorded 120 bins, 10 of them from the daemon's history, none missing\n",
@@ -280,7 +308,7 @@ def test_a_signal_ends_the_verb_well(station, run, tmp_path, number):
 def test_a_kill_leaves_what_was_written_readable(station, run, tmp_path):
     process = run()
     station.bins(2000)
-    until(lambda: _on_disk(tmp_path / "out.h5") > 10_000, "a flush")
+    until(lambda: bins_on_disk(tmp_path / "out.h5"), "a flush")
     station.bins(500)
     process.kill()
     process.wait(20)
@@ -289,9 +317,9 @@ def test_a_kill_leaves_what_was_written_readable(station, run, tmp_path):
     assert len(seq) >= 1000
 
 
-def test_a_write_that_fails_ends_the_verb_with_a_line(station, run, tmp_path):
+def test_a_file_that_may_grow_no_further_ends_the_verb_with_a_line(station, run, tmp_path):
     def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (record.SPARE_BYTES + 400_000,) * 2)
 
     process = run(preexec_fn=limit)
     for _ in range(20):
@@ -305,9 +333,10 @@ def test_a_write_that_fails_ends_the_verb_with_a_line(station, run, tmp_path):
     assert len(seq) >= 1000
 
 
-def _on_disk(path):
-    """How many bins can be read of a file that is being written; 0 while none."""
+def bins_on_disk(path):
+    """How many can be read of a file that is being written."""
     try:
-        return os.path.getsize(path)
-    except OSError:
+        with h5py.File(path, locking=False) as file:
+            return len(file["part000/seq"])
+    except (OSError, KeyError, RuntimeError):
         return 0

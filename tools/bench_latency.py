@@ -1,22 +1,35 @@
 """How much slower than the floor is the daemon? The same load through both, in alternating blocks of one run.
 
-    python tools/bench_latency.py [BUNDLE] [--seconds 10] [--blocks 3] [--channels 96]
+    python tools/bench_latency.py [BUNDLE] [--rates 50 100 1000] [--channels 96 1024] [--hidden 128 512]
+                                  [--daemon OPTIONS ...] [--seconds 10] [--blocks 3] [--load] [--extras]
+    python tools/bench_latency.py --scale MINUTES [--channels 4096] [--hidden 16] [--lanes 8] [--rates 1000]
 
-The floor is `bench_floor.py`: pull, `InferenceSession.run`, send, and nothing else, on the same `step.onnx`. Without
-BUNDLE a linear model of 128 hidden units is made, at 50 Hz and at 1 kHz; with one, its own bin width is the rate.
-The daemon runs as it comes, and a second time without its anticipation of the next sample (`--wake off`).
-All times are microseconds. `push -> sub` is from the source's push to the subscriber's hands, `in -> out` from the
-sample in the program's hands to just before its send. Figures are those of all blocks together; a ratio's range is what
-90 % of resamplings of the blocks give: the machine's own noise. The last line is JSON.
+The floor is `bench_floor.py`: pull, `InferenceSession.run`, send, and nothing else, on the same `step.onnx`. Beside it
+runs the daemon, once for each `--daemon`, which has further options of `rtdsae serve` ("" for none). Without BUNDLE the
+models are linear ones of so many hidden units (a step's cost is that of two products with `channels` and one with
+`hidden`, about a third of a GRU's); with one, its own bins and channels are the load.
+
+`--load` keeps two other processes busy half of the time. `--extras` adds the daemon as a lab runs it: with requests to
+its control socket, scrapes of its metrics and 50 subscribers. `--scale` is one long run of a large model, by minute.
+
+All times are microseconds: `push -> in` from the source's push to the sample in the program's hands, `in -> out` to
+just before its send, `out -> sub` to the subscriber's hands, `push -> sub` all of it. Figures are those of all blocks
+together; a ratio to the floor has the range that 90 % of resamplings of the blocks give: the machine's own noise. The
+last line is JSON.
 """
 
 import argparse
+import contextlib
+import itertools
 import json
 import os
+import shlex
+import struct
 import subprocess
 import sys
 import tempfile
 import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,98 +40,208 @@ import zmq
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-QUANTILES = {"p50": 50, "p99": 99, "p99.9": 99.9, "max": 100}
+QUANTILES = {"p50": 50, "p90": 90, "p99": 99, "p99.9": 99.9, "max": 100}
+COMPARED = ("p50", "p99", "p99.9")
+STAGES = ("push -> in", "in -> out", "out -> sub", "push -> sub")
+FLOOR, EXTRAS = "floor", "extras"
 WARM_UP_S = 1.0
-SUBJECTS = ("floor", "daemon", "no-wake")
+QUIET_MS = 2000  # without a frame, after which a block is over
+_TIMES = struct.Struct("<ddd")
 
 
 @dataclass
 class Block:
-    """What one program did with one load: latencies in µs, a value a bin."""
+    """What one program did with one load."""
 
-    total: np.ndarray
-    inside: np.ndarray
+    stages: np.ndarray  # (bins, STAGES) µs
     lost: int
-    cpu: float
+    cpu: float  # cores
 
 
 def main() -> None:
+    args = arguments()
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as others:
+        folder = Path(name)
+        for _ in range(2 if args.load else 0):
+            others.enter_context(running([HERE / "bench_busy.py"], folder))
+        result = scale(args, folder) if args.scale else table(args, folder)
+    print(json.dumps(result))
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", nargs="?", type=Path)
+    parser.add_argument("--rates", type=int, nargs="+")
+    parser.add_argument("--channels", type=int, nargs="+")
+    parser.add_argument("--hidden", type=int, nargs="+")
+    parser.add_argument("--lanes", type=int)
+    parser.add_argument("--daemon", action="append", metavar="OPTIONS")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--blocks", type=int, default=3)
-    parser.add_argument("--channels", type=int, default=96)
+    parser.add_argument("--load", action="store_true")
+    parser.add_argument("--extras", action="store_true")
+    parser.add_argument("--scale", type=float, metavar="MINUTES")
     args = parser.parse_args()
-    results = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for bundle in [args.bundle] if args.bundle else toys(Path(folder), args.channels):
-            manifest = json.loads((bundle / "manifest.json").read_text())
-            rate, n_channels = round(1 / manifest["bin_width_s"]), len(manifest["channels"])
-            blocks = {name: [] for name in SUBJECTS}
-            for i in range(args.blocks):
-                for name in SUBJECTS if i % 2 else reversed(SUBJECTS):
-                    blocks[name].append(measure(name, bundle, rate, n_channels, args.seconds, Path(folder)))
-            results[f"{rate} Hz"] = report(f"{rate} Hz, {n_channels} channels", blocks)
-    print(json.dumps(results))
+    sizes = ([1000], [4096], [16], 8) if args.scale else ([50, 100, 1000], [96, 1024], [128, 512], 1)
+    for option, default in zip(("rates", "channels", "hidden", "lanes"), sizes, strict=True):
+        setattr(args, option, getattr(args, option) or default)
+    args.daemon = args.daemon or ["", "--wake off", "--wake poll"]
+    return args
 
 
-def toys(folder: Path, n_channels: int) -> list[Path]:
+def bundles(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]]:
+    """The models, with what each is."""
+    if args.bundle:
+        yield args.bundle.name, args.bundle
+        return
     from toy_bundle import Toy
 
-    return [
-        Toy(n_channels=n_channels, n_hidden=128, n_anchor=10, bin_width_s=1 / rate).write(folder / f"toy{rate}")
-        for rate in (50, 1000)
-    ]
+    for rate, n_channels, n_hidden in itertools.product(args.rates, args.channels, args.hidden):
+        toy = Toy(n_channels=n_channels, n_hidden=n_hidden, n_anchor=10, bin_width_s=1 / rate, lanes=args.lanes)
+        yield f"{n_hidden} hidden units", toy.write(folder / f"toy-{rate}-{n_channels}-{n_hidden}")
 
 
-def measure(name: str, bundle: Path, rate: int, n_channels: int, seconds: float, folder: Path) -> Block:
+# the table ------------------------------------------------------------------------------------------------------------
+
+
+def table(args: argparse.Namespace, folder: Path) -> dict:
+    subjects = [FLOOR, *(f"daemon {options}".strip() for options in args.daemon), *([EXTRAS] if args.extras else [])]
+    results = {}
+    for model, bundle in bundles(args, folder):
+        rate, n_channels = shape(bundle)
+        blocks: dict[str, list[Block]] = {name: [] for name in subjects}
+        for i in range(args.blocks):
+            for name in subjects if i % 2 else reversed(subjects):
+                blocks[name].append(measure(name, bundle, args.seconds, folder))
+        title = f"{rate} Hz, {n_channels} channels, {model}" + (", loaded" if args.load else "")
+        results[title] = report(title, blocks)
+    return results
+
+
+def shape(bundle: Path) -> tuple[int, int]:
+    """Bins a second and channels."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    return round(1 / manifest["bin_width_s"]), len(manifest["channels"])
+
+
+def measure(name: str, bundle: Path, seconds: float, folder: Path) -> Block:
+    """One block of one program."""
+    rate, _ = shape(bundle)
+    with load(bundle, seconds, folder) as (source_id, pushed), contextlib.ExitStack() as open_:
+        endpoint = f"ipc://{folder}/{source_id[-8:]}"
+        subscriber = open_.enter_context(subscribed(endpoint, name))
+        subject = open_.enter_context(running(command(name, bundle, source_id, endpoint), folder))
+        if name == EXTRAS:
+            others = [HERE / "bench_company.py", *extra_endpoints(endpoint), endpoint]
+            company = open_.enter_context(running(others, folder))
+        frames = receive(subscriber, name, subject, int((seconds + WARM_UP_S) * rate))
+        assert name != EXTRAS or company.stdout.readline() == b"ready\n"
+        stamps, push = pushed()
+    if not len(frames.times):
+        sys.exit(f"{name}: nothing was published:\n{(folder / 'stderr.txt').read_text()}")
+    stamp, t_in, t_out, arrived = frames.times.T
+    index = np.rint((stamp - stamps[0]) * rate).astype(int)
+    lost = index[-1] - index[0] + 1 - len(np.unique(index)) + (len(stamps) - 1 - index[-1])
+    each = [t_in - push[index], t_out - t_in, arrived - t_out, arrived - push[index]]
+    return Block(1e6 * np.stack(each, 1)[index >= index[0] + WARM_UP_S * rate], int(lost), frames.cpu)
+
+
+@contextlib.contextmanager
+def load(bundle: Path, seconds: float, folder: Path) -> Iterator[tuple[str, Callable[[], list[np.ndarray]]]]:
+    """A source for the bundle: its source_id, and, for when it is done, the stamps and when they were pushed."""
+    rate, n_channels = shape(bundle)
     source_id, out = f"bench-{uuid.uuid4().hex}", folder / "pushed.npz"
-    endpoint = f"ipc://{folder}/{source_id[-8:]}"
-    subscriber = zmq.Context.instance().socket(zmq.SUB)
-    subscriber.setsockopt(zmq.RCVHWM, 0)
-    subscriber.subscribe(b"" if name == "floor" else b"latents\0")
-    subscriber.connect(endpoint)
-    n_samples = str(int((seconds + WARM_UP_S) * rate))
-    source = start([sys.executable, HERE / "bench_source.py", source_id, n_channels, rate, n_samples, out], folder)
-    assert source.stdout.readline() == b"ready\n"
-    subject = start(command(name, bundle, source_id, endpoint), folder)
+    n_samples = int((seconds + WARM_UP_S) * rate)
+    with running([HERE / "bench_source.py", source_id, n_channels, rate, n_samples, out], folder) as source:
+        assert source.stdout.readline() == b"ready\n"
+
+        def pushed() -> list[np.ndarray]:
+            assert source.stdout.readline() == b"pushed\n"
+            with np.load(out) as saved:
+                return [saved["stamps"], saved["pushed"]]
+
+        yield source_id, pushed
+
+
+@contextlib.contextmanager
+def running(command: list[object], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python program, ended with the block."""
+    with (folder / "stderr.txt").open("ab") as log:
+        arguments = [sys.executable, *(str(part) for part in command)]
+        process = subprocess.Popen(
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, cwd=HERE.parent
+        )
     try:
-        frames, cpu = receive(subscriber, subject, folder)
-        assert source.stdout.readline() == b"pushed\n"
+        yield process
     finally:
-        for process in (subject, source):
-            process.terminate()
-            process.wait(10)
-        subscriber.close(linger=0)
-    return block(frames, out, name, rate, cpu)
+        process.stdin.close()  # what some wait for
+        process.terminate()
+        process.wait(timeout=20)
+        process.stdout.close()
+
+
+@contextlib.contextmanager
+def subscribed(endpoint: str, name: str) -> Iterator[zmq.Socket]:
+    with zmq.Context.instance().socket(zmq.SUB) as subscriber:
+        subscriber.setsockopt(zmq.RCVHWM, 0)
+        subscriber.setsockopt(zmq.RCVTIMEO, QUIET_MS)
+        subscriber.setsockopt(zmq.LINGER, 0)
+        subscriber.subscribe(b"" if name == FLOOR else b"latents\0")
+        subscriber.connect(endpoint)
+        yield subscriber
 
 
 def command(name: str, bundle: Path, source_id: str, endpoint: str) -> list[object]:
-    if name == "floor":
-        return [sys.executable, HERE / "bench_floor.py", bundle / "step.onnx", source_id, endpoint]
-    serve = [sys.executable, "-m", "rtdsae", "serve", bundle, "--stream", f"source_id={source_id}"]
-    return [*serve, "--pub", endpoint, "--publish", "factors", *(["--wake", "off"] if name == "no-wake" else [])]
+    if name == FLOOR:
+        return [HERE / "bench_floor.py", bundle / "step.onnx", source_id, endpoint]
+    serve = ["-m", "rtdsae", "serve", bundle, "--stream", f"source_id={source_id}", "--pub", endpoint]
+    serve += ["--publish", "factors"]
+    if name == EXTRAS:
+        control, metrics = extra_endpoints(endpoint)
+        return [*serve, "--control", control, "--metrics", metrics]
+    return [*serve, *shlex.split(name.removeprefix("daemon"))]
 
 
-def start(command: list[object], folder: Path) -> subprocess.Popen[bytes]:
-    with (folder / "stderr.txt").open("ab") as log:
-        arguments = [str(part) for part in command]
-        return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, cwd=HERE.parent)
+def extra_endpoints(endpoint: str) -> tuple[str, str]:
+    """Where the control socket and the metrics are."""
+    return f"{endpoint}-control", "127.0.0.1:9469"
 
 
-def receive(subscriber: zmq.Socket, subject: subprocess.Popen[bytes], folder: Path) -> tuple[list, float]:
-    """All frames with their time of arrival, until there have been none for two seconds."""
-    frames, begun, used = [], 0.0, 0.0
-    while subscriber.poll(2000) or not (frames or subject.poll()):
-        if not subscriber.poll(0):
+@dataclass
+class Frames:
+    """What the subscriber got: stamp, t_in, t_out and arrival `(n, 4)`, in LSL seconds, and the cores it took."""
+
+    times: np.ndarray
+    cpu: float
+
+
+def receive(
+    subscriber: zmq.Socket,
+    name: str,
+    subject: subprocess.Popen[bytes],
+    n_expected: int,
+    each_minute: Callable[[np.ndarray], None] | None = None,
+) -> Frames:
+    """All frames, until there have been none for two seconds; `each_minute` gets those of the last minute."""
+    times, n, offset = np.zeros((n_expected + 1000, 4)), 0, 0 if name == FLOOR else 32
+    used, told, minute = 0.0, 0, np.inf
+    while n < len(times):
+        try:
+            frame = subscriber.recv()
+        except zmq.Again:
+            if n or subject.poll() is not None:
+                break
             continue
-        frame = subscriber.recv()
-        frames.append((pylsl.local_clock(), frame))
-        if len(frames) == 1:
-            begun, used = pylsl.local_clock(), cpu_seconds(subject.pid)
-    if not frames:
-        sys.exit(f"nothing was published:\n{(folder / 'stderr.txt').read_text()}")
-    return frames, (cpu_seconds(subject.pid) - used) / (frames[-1][0] - begun)
+        times[n, 3] = now = pylsl.local_clock()
+        times[n, :3] = _TIMES.unpack_from(frame, offset)
+        n += 1
+        if n == 1:
+            used, minute = cpu_seconds(subject.pid), now + 60
+        if each_minute and now >= minute:
+            each_minute(times[told:n])
+            told, minute = n, minute + 60
+    took = times[n - 1, 3] - times[0, 3] if n > 1 else np.inf
+    return Frames(times[:n], (cpu_seconds(subject.pid) - used) / took)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -126,57 +249,87 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def block(frames: list, out: Path, name: str, rate: int, cpu: float) -> Block:
-    offset = 0 if name == "floor" else 32
-    arrived = np.array([t for t, _ in frames])
-    stamp, t_in, t_out = np.array([np.frombuffer(f, "<f8", 3, offset) for _, f in frames]).T
-    with np.load(out) as source:
-        stamps, pushed = source["stamps"], source["pushed"]
-    index = np.rint((stamp - stamps[0]) * rate).astype(int)
-    measured = index >= index[0] + WARM_UP_S * rate
-    lost = index[-1] - index[0] + 1 - len(np.unique(index)) + (len(stamps) - 1 - index[-1])
-    total = 1e6 * (arrived - pushed[index])
-    return Block(total[measured], 1e6 * (t_out - t_in)[measured], int(lost), cpu)
+# what it says ---------------------------------------------------------------------------------------------------------
 
 
 def report(title: str, blocks: dict[str, list[Block]]) -> dict:
-    print(f"\n{title:30}" + "".join(f"{q:>17}" for q in QUANTILES) + f"{'lost':>8}{'CPU %':>8}")
-    result: dict = {name: summary(parts) for name, parts in blocks.items()}
-    for field, label in (("total", "push -> sub"), ("inside", "in -> out")):
-        each = {name: [getattr(b, field) for b in parts] for name, parts in blocks.items()}
+    ratio_heads = "".join(f"{f'{q} / floor':>19}" for q in COMPARED)
+    print(f"\n{title}\n{'':35}" + "".join(f"{q:>8}" for q in QUANTILES) + ratio_heads + f"{'CPU %':>8}{'lost':>6}")
+    result: dict = {name: {} for name in blocks}
+    for i, stage in enumerate(STAGES):
+        each = {name: [block.stages[:, i] for block in parts] for name, parts in blocks.items()}
         for name, parts in each.items():
             figures = quantiles(parts)
-            result[name][label] = named(figures)
-            tail = f"{result[name]['lost']:8}{result[name]['cpu_percent']:8.1f}"
-            print(f"{label:12} {name:17}" + "".join(f"{v:17.0f}" for v in figures) + tail)
-        for name in SUBJECTS[1:]:
-            ratio, low, high = ratios(each[name], each["floor"])
-            result[name][f"{label} / floor"] = named(ratio)
-            ranges = zip(ratio, low, high, strict=True)
-            print(f"{label:12} {name + ' / floor':17}" + "".join(f"{r:6.2f} ({a:.2f}-{b:.2f})" for r, a, b in ranges))
+            result[name][stage] = dict(zip(QUANTILES, figures.round(1).tolist(), strict=True))
+            line = f"{stage:13}{name:22}" + "".join(f"{v:8.0f}" for v in figures)
+            if name != FLOOR:
+                compared = ratios(parts, each[FLOOR])
+                result[name][f"{stage} / floor"] = {q: compared[q] for q in COMPARED}
+                line += "".join("{:7.2f} ({:.2f}-{:.2f})".format(*compared[q]) for q in COMPARED)
+            print(f"{line:114}" + totals(blocks[name], result[name]) if stage == STAGES[-1] else line)
     return result
 
 
-def summary(parts: list[Block]) -> dict:
-    return {"lost": sum(b.lost for b in parts), "cpu_percent": round(100 * float(np.mean([b.cpu for b in parts])), 1)}
+def totals(parts: list[Block], result: dict) -> str:
+    result["lost"] = sum(block.lost for block in parts)
+    result["cpu_percent"] = round(100 * float(np.mean([block.cpu for block in parts])), 1)
+    return f"{result['cpu_percent']:6.1f}{result['lost']:6}"
 
 
-def named(figures: np.ndarray) -> dict[str, float]:
-    return dict(zip(QUANTILES, figures.round(3).tolist(), strict=True))
-
-
-def ratios(ours: list[np.ndarray], floor: list[np.ndarray]) -> np.ndarray:
-    """The ratio of the quantiles, and the ends of the range that resampled blocks give it."""
+def ratios(ours: list[np.ndarray], floor: list[np.ndarray]) -> dict[str, list[float]]:
+    """The ratio of each quantile, and the ends of the range that resampled blocks give it."""
     rng = np.random.default_rng(0)
     draws = []
     for _ in range(200):
         chosen = rng.integers(len(ours), size=len(ours))
         draws.append(quantiles([ours[i] for i in chosen]) / quantiles([floor[i] for i in chosen]))
-    return np.stack([quantiles(ours) / quantiles(floor), *np.percentile(draws, [5, 95], axis=0)])
+    all_ = np.stack([quantiles(ours) / quantiles(floor), *np.percentile(draws, [5, 95], axis=0)])
+    return dict(zip(QUANTILES, all_.T.round(3).tolist(), strict=True))
 
 
 def quantiles(blocks: list[np.ndarray]) -> np.ndarray:
     return np.percentile(np.concatenate(blocks), list(QUANTILES.values()))
+
+
+# scale ----------------------------------------------------------------------------------------------------------------
+
+
+def scale(args: argparse.Namespace, folder: Path) -> dict:
+    """One long run: is the memory flat, and is the latency?"""
+    ((model, bundle),) = bundles(args, folder)
+    rate, n_channels = shape(bundle)
+    options = args.daemon[0] or ("--anchor lanes" if args.lanes > 1 else "")
+    name, minutes = f"daemon {options}", []
+    print(f"{rate} Hz, {n_channels} channels, {model}, {args.lanes} lanes, {name}")
+    print("minute   RSS MB  in -> out" + "".join(f"{q:>8}" for q in QUANTILES) + "   out -> sub  p50     p99   bins")
+    with load(bundle, 60 * args.scale, folder) as (source_id, pushed):
+        endpoint = f"ipc://{folder}/{source_id[-8:]}"
+        with (
+            subscribed(endpoint, name) as subscriber,
+            running(command(name, bundle, source_id, endpoint), folder) as subject,
+        ):
+
+            def tell(times: np.ndarray) -> None:
+                inside, after = quantiles([1e6 * (times[:, 2] - times[:, 1])]), 1e6 * (times[:, 3] - times[:, 2])
+                figures = [resident_mb(subject.pid), *inside, *np.percentile(after, [50, 99])]
+                minutes.append([*np.round(figures, 1).tolist(), len(times)])
+                row = "".join(f"{v:8.0f}" for v in inside)
+                after_send = f"{figures[-2]:17.0f}{figures[-1]:8.0f}"
+                print(f"{len(minutes):6}{figures[0]:9.1f}           {row}{after_send}{len(times):7}", flush=True)
+
+            frames = receive(subscriber, name, subject, int((60 * args.scale + WARM_UP_S) * rate), tell)
+            stamps, push = pushed()
+    index = np.rint((frames.times[:, 0] - stamps[0]) * rate).astype(int)
+    lost = int(len(stamps) - index[0] - len(np.unique(index)))
+    whole = quantiles([1e6 * (frames.times[:, 3] - push[index])]).round(1).tolist()
+    print(f"push -> sub: {dict(zip(QUANTILES, whole, strict=True))}; lost {lost}, CPU {100 * frames.cpu:.0f} %")
+    columns = ["rss_mb", *(f"in -> out {q}" for q in QUANTILES), "out -> sub p50", "out -> sub p99", "bins"]
+    return {"columns": columns, "minutes": minutes, "push -> sub": whole, "lost": lost, "cpu_percent": 100 * frames.cpu}
+
+
+def resident_mb(pid: int) -> float:
+    line = next(row for row in Path(f"/proc/{pid}/status").read_text().splitlines() if row.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import pylsl
 source_id, out = sys.argv[1], sys.argv[5]
 n_channels, rate, n_samples = int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
 
-counts = np.random.default_rng(0).poisson(0.5, (n_samples, n_channels)).astype(np.float32)
+counts = np.random.default_rng(0).poisson(0.5, (1000, n_channels)).astype(np.float32)  # over and over
 outlet = pylsl.StreamOutlet(pylsl.StreamInfo("bench", "Spikes", n_channels, rate, pylsl.cf_float32, source_id))
 pushed = np.zeros(n_samples)
 print("ready", flush=True)
@@ -27,7 +27,7 @@ for i, due in enumerate(stamps.tolist()):
     if (left := due - pylsl.local_clock()) > 0:
         time.sleep(left)
     pushed[i] = pylsl.local_clock()
-    outlet.push_chunk(counts[i : i + 1], due)
+    outlet.push_chunk(counts[i % 1000 : i % 1000 + 1], due)
 np.savez(out, stamps=stamps, pushed=pushed)
 print("pushed", flush=True)
 sys.stdin.read()

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdsae.bundle.manifest import SESSION_FILES, WEIGHTS, Manifest, check_rules, parse, seal, session_path
-from rtdsae.errors import BundleError
+from rtdsae.errors import BundleError, one_line
 
 __all__ = ["Bundle", "check_replaceable", "load", "write"]
 
@@ -249,5 +249,5 @@ def _read_npz(path: Path, content: bytes) -> dict[str, NDArray[Any]]:
     except BundleError:
         raise
     except Exception as error:  # whatever zipfile and numpy stumble over in a file that somebody else made
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = one_line(str(error).partition("\n")[0] or type(error).__name__)
         raise BundleError(f"{path}: cannot be read as arrays: {reason}") from error

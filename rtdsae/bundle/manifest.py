@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from rtdsae.errors import BundleError
+from rtdsae.errors import BundleError, one_line
 
 __all__ = [
     "FILES",
@@ -152,7 +152,7 @@ def parse(path: Path, text: bytes) -> Manifest:
             raise BundleError(f"{path}: has bundle format {found}, this rtdsae reads {FORMAT}: upgrade rtdsae")
         manifest = msgspec.json.decode(text, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{path}: is not a bundle's manifest: {error}") from error
+        raise BundleError(f"{path}: is not a bundle's manifest: {one_line(error)}") from error
     _check_seal(path, text, manifest.manifest_sha256)
     check_rules(path, manifest)
     return manifest

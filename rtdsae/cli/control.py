@@ -1,15 +1,20 @@
 """The verbs that deal with a daemon that runs: record, control, keys."""
 
+import contextlib
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from tyro.conf import Positional, arg
 
 from rtdsae.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rtdsae.record import Recorder
 
 __all__ = ["Ask", "Keys", "Record"]
 
@@ -55,14 +60,25 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             Control(self.control, timeout_s=RECORD_TIMEOUT_S, keys=self.keys) as control,
         ):
             recorder = Recorder(self.out, subscriber, control)
-
-            def end(number: int, frame: FrameType | None) -> None:
-                recorder.should_exit = True
-
-            signal.signal(signal.SIGINT, end)
-            signal.signal(signal.SIGTERM, end)
-            recorder.run(self.seconds, self.count)
+            with _until_signalled(recorder):
+                recorder.run(self.seconds, self.count)
         print(f"recorded {recorder.bins} bins, {recorder.filled} of them from the daemon's history, none missing")
+
+
+@contextlib.contextmanager
+def _until_signalled(recorder: "Recorder") -> Iterator[None]:
+    """Ctrl-C and SIGTERM end a recording; what has come by then is still written."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        recorder.should_exit = True
+
+    caught = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, end) for number in caught]
+    try:
+        yield
+    finally:
+        for number, handler in zip(caught, before, strict=True):
+            signal.signal(number, handler)
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):

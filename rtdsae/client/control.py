@@ -76,7 +76,16 @@ class Control:
 
         They have names where they are of a schema that `schema` gave; `bind` the others.
         """
-        return list(self._pages(first, last))
+        return list(self.iter_history(first, last))
+
+    def iter_history(self, first: int, last: int) -> Iterator[Latents]:
+        """The same as they come, a thousand at a time: for more than fits in memory."""
+        while first <= last:
+            reply, frames = self.ask("history", **{"from": first, "to": last})
+            yield from map(self._read, frames)
+            if not frames or not isinstance(reply.get("last"), int) or reply["last"] < first:
+                return
+            first = reply["last"] + 1
 
     def anchor(self) -> None:
         """Has the model anchored anew, soon."""
@@ -157,15 +166,6 @@ class Control:
                 f"no reply from {self.endpoint} in time: is rtdsae serve running with --control {self.endpoint}, "
                 "and with the same keys?"
             )
-
-    def _pages(self, first: int, last: int) -> Iterator[Latents]:
-        """A reply has a thousand bins at most."""
-        while first <= last:
-            reply, frames = self.ask("history", **{"from": first, "to": last})
-            yield from map(self._read, frames)
-            if not frames or not isinstance(reply.get("last"), int) or reply["last"] < first:
-                return
-            first = reply["last"] + 1
 
     def _read(self, frame: bytes) -> Latents:
         message = self._decode(frame)

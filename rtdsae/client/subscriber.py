@@ -282,4 +282,4 @@ class Subscriber:
             return f"{waited}, but {self.errors} other messages: {self.last_error}"
         if self.status is not None:
             return f"{waited}: the daemon is there, but publishes none; look at its status (stream, anchors)"
-        return f"{waited}: is rtdsae serve running, and publishing there?"
+        return f"{waited}: is rtdsae serve running and publishing there, and with these keys?"

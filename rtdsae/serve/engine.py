@@ -12,7 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from rtdsae.bundle import Bundle
-from rtdsae.errors import BundleError, ConfigError
+from rtdsae.errors import BundleError, ConfigError, one_line
 
 __all__ = ["TOLERANCE", "Engine"]
 
@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 TOLERANCE = 1e-4  # between the exported model's outputs and this runtime's, relative above 1 and absolute below
 
 NOWHERE = "/nowhere/of/a/bundle"
-MAX_SAID = 300  # characters of ONNX Runtime's own words in an error
 
 Float32 = NDArray[np.float32]
 Shapes = dict[str, tuple[int, ...]]
@@ -65,8 +64,8 @@ class Engine:
             self.replay()
         except BundleError:
             raise
-        except Exception as error:
-            raise BundleError(f"{bundle.path}: its graphs do not run: {_said(error)}") from error
+        except Exception as error:  # ONNX Runtime's errors have no common base but this one
+            raise BundleError(f"{bundle.path}: its graphs do not run: {one_line(error)}") from error
 
     def anchor(self, counts: Float32, lane: int | None = None) -> None:
         """Sets the state from S observed bins, `(S, C)`: that of one lane, or of all."""
@@ -161,12 +160,6 @@ def _difference(found: Float32, expected: Float32) -> float:
     return float(np.nan_to_num(off, nan=np.inf).max())
 
 
-def _said(error: Exception) -> str:
-    """One line of what ONNX Runtime said, whose errors have no common base but Exception, and may be long."""
-    said = " ".join(str(error).split())
-    return said if len(said) <= MAX_SAID else f"{said[:MAX_SAID]}..."
-
-
 def _provider(name: str) -> str:
     """ONNX Runtime's name of a provider that users call by its first word, in lower case."""
     there: dict[str, str] = {
@@ -188,7 +181,7 @@ def _session(bundle: Bundle, name: str, provider: str) -> onnxruntime.InferenceS
         # A fallback would try the same again, and print to stdout that it does.
         session = onnxruntime.InferenceSession(bundle.files[name], options, providers=[provider], enable_fallback=False)
     except Exception as error:
-        raise BundleError(f"{bundle.path}/{name}: onnxruntime cannot load it: {_said(error)}") from error
+        raise BundleError(f"{bundle.path}/{name}: onnxruntime cannot load it: {one_line(error)}") from error
     if session.get_providers()[0] != provider:  # it falls back without a word
         raise ConfigError(f"provider {provider} cannot run on this machine: is its driver installed? Or use cpu")
     return session

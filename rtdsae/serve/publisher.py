@@ -1,5 +1,7 @@
 """The publishing socket: one frame a message, the schema to every new subscriber."""
 
+import contextlib
+
 import zmq
 
 from rtdsae.serve.endpoint import Endpoints, bound_at, free
@@ -9,7 +11,8 @@ __all__ = ["Publisher"]
 
 HIGH_WATER = 10_000  # messages kept for a slow subscriber; it then misses the newest, and sees the hole in `seq`
 MAX_SUBSCRIPTION = 1024  # bytes: all that a subscriber may send; the handshake of one with keys needs 300
-MAX_GREETED = 256  # subscriptions that are looked at in one go: nobody keeps the next bin waiting with theirs
+FEW = 4  # messages of a subscriber that wait here: what it sends faster backs up on its side, not in our memory
+MAX_GREETED = 256  # subscriptions looked at in one go
 DRAIN_MS = 500  # of sending what is still queued, when closing
 VERBOSE = 1  # tell of every subscription, not only of each topic's first
 
@@ -25,7 +28,7 @@ class Publisher:
     """
 
     def __init__(self, endpoint: str, schema: Schema, endpoints: Endpoints) -> None:
-        options = {zmq.SNDHWM: HIGH_WATER, zmq.XPUB_VERBOSE: VERBOSE, zmq.MAXMSGSIZE: MAX_SUBSCRIPTION}
+        options = {zmq.SNDHWM: HIGH_WATER, zmq.RCVHWM: FEW, zmq.MAXMSGSIZE: MAX_SUBSCRIPTION, zmq.XPUB_VERBOSE: VERBOSE}
         self._socket = endpoints.bind(zmq.XPUB, endpoint, "publish", options)
         self.endpoint = bound_at(self._socket)
         self.announce(schema)
@@ -42,10 +45,9 @@ class Publisher:
     def greet(self) -> None:
         """Sends the schema again if somebody has subscribed since the last call."""
         somebody = False
-        for _ in range(MAX_GREETED):
-            if not int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
-                break
-            somebody |= self._socket.recv().startswith(b"\x01")  # 0 is the end of a subscription
+        with contextlib.suppress(zmq.Again):
+            for _ in range(MAX_GREETED):
+                somebody |= self._socket.recv(zmq.NOBLOCK).startswith(b"\x01")  # 0 is the end of a subscription
         if somebody:
             self.send(self._schema)
 

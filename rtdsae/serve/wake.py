@@ -1,28 +1,41 @@
 """Being awake and warm when a sample arrives.
 
 After 20 ms of sleep the same bin costs several times what it costs in a tight loop: caches and branch predictors are
-cold, the core is asleep. A regular stream's next sample has a known time, so the daemon rises shortly before it, sends
-a bin through all stages in vain, and only then blocks for the sample. It never spins: that would starve the threads
-that receive it.
+cold, the core is asleep. A regular stream's next sample has a known time, so the daemon rises shortly before it and
+sends a bin through all stages in vain. Then it either blocks for the sample (`warm`) or asks for it again and again for
+a bounded time (`poll`), which saves its own waking up and costs the core meanwhile: on a computer with few cores that
+starves the threads that receive the sample, so that it is not the default.
 """
 
+import os
 import time
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import numpy as np
 import pylsl
 
 from rtdsae.bins import RegularBinner
+from rtdsae.errors import ConfigError
 from rtdsae.serve.engine import Engine
 from rtdsae.wire import Encoder, Schema
 
-__all__ = ["Rehearsal", "Wake"]
+__all__ = ["Rehearsal", "Wake", "WakeMode"]
+
+WakeMode = Literal["warm", "poll", "off"]
 
 SHORTEST_PERIOD_S = 0.004  # below it the core has no time to fall asleep
 LONGEST_PERIOD_S = 0.2  # above it signals and status would wait for the sleep to end
-LEAD_S = 0.0005  # of being warm before the likely arrival, plus twice the jitter
+SPARE_S = 0.00005  # between being ready and the earliest time at which the sample is expected
+FIRST_LEAD_S = 0.001  # before anything is known of how long it takes to rise and to rehearse
 FORGET = 0.01  # of the shortest delay's distance from the present one, a sample: it follows a source that slows down
 LONGEST_LEAD = 0.25  # of a period: a source that comes when it likes is not anticipated
+LATENESS = 4.0  # how many times its usual lateness a sample is polled for
+LONGEST_POLL = 0.1  # of a period, after the sample was due
+USUAL = 0.95  # share of the samples for which the lead is enough
+LEARN = 0.05  # of the lead, that one sample can change it by
+
+_yield: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
 class Wake:
@@ -31,19 +44,28 @@ class Wake:
     Args:
         period_s: time between samples.
         rehearse: what to do in vain.
-        wanted: False for one that never does anything.
+        mode: whether to block for the sample afterwards, to poll for it, or never to do anything.
+        wanted: False is the mode `off`.
 
     Attributes:
         active: whether it does anything: it is wanted, and the period is one that it helps.
         due: when the next sample is expected, LSL seconds.
+
+    Raises:
+        ConfigError: there is no such mode.
     """
 
-    def __init__(self, period_s: float, rehearse: Callable[[], None], *, wanted: bool = True) -> None:
-        self._period_s, self._rehearse = period_s, rehearse
-        self.active = wanted and SHORTEST_PERIOD_S <= period_s <= LONGEST_PERIOD_S
+    def __init__(
+        self, period_s: float, rehearse: Callable[[], None], mode: WakeMode = "warm", *, wanted: bool = True
+    ) -> None:
+        if mode not in get_args(WakeMode):
+            raise ConfigError(f"wake {mode!r}: it must be one of {', '.join(get_args(WakeMode))}")
+        self._period_s, self._rehearse, self._polls = period_s, rehearse, mode == "poll"
+        self.active = wanted and mode != "off" and SHORTEST_PERIOD_S <= period_s <= LONGEST_PERIOD_S
         self.due = -np.inf
         self._delay_s = np.inf
         self._jitter_s = 0.0
+        self._lead_s = FIRST_LEAD_S
 
     def arrived(self, now: float, stamp: float) -> None:
         """Learns when samples come, from one stamped `stamp` that was in hand at `now`, both LSL seconds.
@@ -57,13 +79,31 @@ class Wake:
         self._delay_s = min(delay_s, self._delay_s + FORGET * excess_s)
         self.due = stamp + self._period_s + self._delay_s
 
-    def rest(self) -> None:
-        """Sleeps until shortly before the next sample is due and rehearses; returns at once when that is past."""
-        lead_s = LEAD_S + 2 * self._jitter_s
-        left = self.due - lead_s - pylsl.local_clock()
-        if self.active and lead_s < LONGEST_LEAD * self._period_s and left > 0:
-            time.sleep(left)
+    def rest(self, available: Callable[[], object] = lambda: False) -> None:
+        """Sleeps until shortly before the next sample is due, rehearses and perhaps polls, until `available`.
+
+        Returns at once where there is no time for that.
+        """
+        left = self.due - self._lead_s - pylsl.local_clock()
+        if not (self.active and 2 * self._jitter_s < LONGEST_LEAD * self._period_s and left > 0):
+            return
+        time.sleep(left)
+        overslept = bool(available())
+        if not overslept:
             self._rehearse()
+        self._learn(in_time=pylsl.local_clock() < self.due - SPARE_S)
+        if self._polls and not overslept:
+            patience_s = SPARE_S + LATENESS * self._jitter_s
+            self._poll(available, self.due + min(patience_s, LONGEST_POLL * self._period_s))
+
+    def _learn(self, *, in_time: bool) -> None:
+        """Moves the lead to where it is enough in the share USUAL of all cases."""
+        change = -LEARN * (1 - USUAL) if in_time else LEARN * USUAL
+        self._lead_s = min(self._lead_s * (1 + change), LONGEST_LEAD * self._period_s)
+
+    def _poll(self, available: Callable[[], object], until: float) -> None:
+        while not available() and pylsl.local_clock() < until:
+            _yield()
 
 
 class Rehearsal:

@@ -1,6 +1,8 @@
 """The control client against a real control socket, and against what is none."""
 
+import re
 import threading
+from pathlib import Path
 
 import pytest
 import zmq
@@ -166,3 +168,16 @@ def test_a_closed_client_says_so(station):
         pass
     with pytest.raises(EndpointError, match="is closed"):
         control.status()
+
+
+def test_the_examples_of_the_wires_documentation_run(station, capsys):
+    station.bins(200)
+    text = (Path(__file__).parents[2] / "docs" / "wire.md").read_text().partition("\n## Control\n")[2]
+    examples = re.findall(r"```python\n(.*?)```", text.replace("tcp://127.0.0.1:5557", station.ask), re.DOTALL)
+    spaces = [{} for _ in examples]
+    for example, space in zip(examples, spaces, strict=True):
+        exec(example, space)
+    zmq.Context.instance().destroy(linger=0)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith(str(list(range(190, 200))))
+    assert said[1].startswith("200 [100, 101, ")

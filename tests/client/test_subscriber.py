@@ -329,6 +329,63 @@ def test_silence_ends_the_loop_with_what_is_known(station, listen):
         next(iter(subscriber))
 
 
+@pytest.mark.parametrize("spin", [0.002, 0.05])  # a part of each bin, and all of it
+def test_who_polls_gets_the_same_bins(station, listen, spin):
+    subscriber = listen(station.endpoint, spin=spin)
+    station.expect()
+    for seq in range(5):
+        station.bins(seq)
+        assert subscriber.receive().seq == seq
+    assert subscriber.receive(0) is None
+    assert subscriber.receive(0.1) is None  # past the time when the next was due
+    station.bins(5, 6, 9)
+    assert take(subscriber, 3) == [5, 6, 9]
+    assert subscriber.holes == 2
+    assert subscriber.latest(0.01) is None
+
+
+class Watched:
+    """A socket whose waiting is written down."""
+
+    def __init__(self, socket):
+        self.socket, self.waits = socket, []
+
+    def poll(self, timeout_ms):
+        self.waits.append("sleep")
+        return self.socket.poll(timeout_ms)
+
+    def recv(self, flags):
+        self.waits.append("poll" if flags == zmq.NOBLOCK else "block")
+        return self.socket.recv(flags)
+
+    def __getattr__(self, name):
+        return getattr(self.socket, name)
+
+
+def test_who_polls_sleeps_until_shortly_before_the_next_bin_and_again_after_it(station, listen):
+    station.encoder = Encoder(Schema("slow", "22", 0.4, (Array("z", (2,)),)), 1)
+    subscriber = listen(station.endpoint, spin=0.1)
+    station.expect()
+    station.bins(0)
+    assert subscriber.receive().seq == 0
+    watched = subscriber._socket = Watched(subscriber._socket)
+    assert subscriber.receive(1.0) is None
+    assert watched.waits[0] == "sleep"
+    assert watched.waits[-1] == "block"
+    assert set(watched.waits[1:-1]) == {"poll"}
+    watched.waits.clear()
+    assert subscriber.receive(0.01) is None  # long past the time when it was due
+    assert watched.waits == ["block"]
+
+
+def test_polling_ends_with_the_timeout(station, listen):
+    subscriber = listen(station.endpoint, spin=60.0)
+    station.expect()
+    station.bins(0)
+    assert subscriber.receive().seq == 0
+    assert subscriber.receive(0.05) is None
+
+
 @pytest.mark.parametrize("endpoint", ["", "5556", "tcp://", "carrier-pigeon://roof", "tcp://127.0.0.1:x"])
 def test_what_is_no_endpoint_is_refused(endpoint):
     with pytest.raises(EndpointError, match="cannot subscribe to") as caught:

@@ -322,7 +322,7 @@ def test_a_client_in_a_hurry_is_slowed_down_and_others_are_not_starved(connect, 
     assert len(served) - before < 50  # of the others' requests, one comes in between, or two
     for _ in range(200):
         assert reply(hurry)[0]["ok"]
-    assert served[-1] - served[0] >= 199 * module.PAUSE_S  # a sleep is never shorter
+    assert served[-1] - served[0] > 199 * 0.0045  # 200 a second at most: a sleep is never shorter than it says
 
 
 def test_a_daemon_that_fails_within_is_answered_for(client, daemon):

@@ -1,0 +1,111 @@
+"""Programs that `soak.py` runs beside the daemon: a source that misbehaves when told to, a crowd of subscribers.
+
+    python tools/soak_parts.py source NAME SOURCE_ID CHANNELS RATE LOG SEED
+    python tools/soak_parts.py crowd ENDPOINT
+
+Each takes its orders from stdin, a line each, and answers with a line when one has been carried out. They end with
+stdin. The source writes every sample to LOG before it pushes it, in records of `RECORD`.
+"""
+
+import random
+import select
+import sys
+import time
+
+import numpy as np
+
+GOOD, NAN, HUGE, DUPLICATE, BACKWARD = range(5)  # what kind of sample it is
+
+JITTER = 0.1  # of a period
+
+
+def record_type(n_channels: int) -> np.dtype:
+    """A sample in the log: its stamp, its values, its kind, and whether somebody was connected when it was pushed."""
+    return np.dtype([("stamp", "f8"), ("x", "f4", n_channels), ("kind", "u1"), ("heard", "?")])
+
+
+def source(name: str, source_id: str, n_channels: int, rate: float, log: str, seed: int) -> None:
+    """Pushes Poisson counts at a rate; orders are `gap N`, `nan`, `huge`, `duplicate`, `backward S`, `reset S`."""
+    import pylsl
+
+    outlet = pylsl.StreamOutlet(pylsl.StreamInfo(name, "Spikes", n_channels, rate, "float32", source_id))
+    rng, record = np.random.default_rng(seed), np.zeros(1, record_type(n_channels))
+    say("ready")
+    with open(log, "wb", buffering=0) as file:
+
+        def push(stamp: float, x: np.ndarray, kind: int) -> None:
+            record["stamp"], record["x"], record["kind"], record["heard"] = stamp, x, kind, outlet.have_consumers()
+            file.write(record.tobytes())
+            outlet.push_chunk(record["x"].tolist(), stamp)
+
+        start, shift, at = pylsl.local_clock(), 0.0, 0
+        while True:
+            at += 1
+            order = next_order(start + at / rate - pylsl.local_clock())
+            what, _, value = order.partition(" ")
+            if what == "gap":
+                at += int(value)
+                time.sleep(max(0.0, start + at / rate - pylsl.local_clock()))
+            elif what == "reset":
+                shift += float(value)
+            stamp = start + shift + (at + rng.uniform(-JITTER, JITTER)) / rate
+            x = rng.poisson(1.0, n_channels).astype(np.float32)
+            if what in ("nan", "huge"):
+                x[rng.integers(n_channels)] = np.nan if what == "nan" else 1e30
+                push(stamp, x, NAN if what == "nan" else HUGE)
+            else:
+                push(stamp, x, GOOD)
+            if what == "duplicate":
+                push(stamp, x + 1, DUPLICATE)
+            elif what == "backward":
+                push(stamp - float(value), x + 1, BACKWARD)
+            if what:
+                say(repr(pylsl.local_clock()))
+
+
+def next_order(timeout_s: float) -> str:
+    """Sleeps until a sample is due; the order that has come by then, or nothing."""
+    time.sleep(max(0.0, timeout_s))
+    if not select.select([sys.stdin], [], [], 0)[0]:
+        return ""
+    return order if (order := sys.stdin.readline().strip()) else sys.exit()
+
+
+def crowd(endpoint: str, size: int = 50) -> None:
+    """Subscribers that come, hear something and go; an order is how many are to come."""
+    import zmq
+
+    context, sockets, heard = zmq.Context(), [], 0
+    say("ready")
+    for order in sys.stdin:
+        for _ in range(int(order)):
+            socket = context.socket(zmq.SUB)
+            socket.connect(endpoint)
+            socket.subscribe(random.choice([b"", b"latents", b"schema", b"status"]))
+            sockets.append(socket)
+        for socket in random.sample(sockets, len(sockets) // 2):
+            while socket.poll(0):
+                heard += len(socket.recv()) > 0
+        while len(sockets) > size:
+            sockets.pop(random.randrange(len(sockets))).close(0)
+        say(str(heard))
+    context.destroy(0)
+
+
+def say(word: str) -> None:
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    match sys.argv[1:]:
+        case ["source", name, source_id, n_channels, rate, log, seed]:
+            source(name, source_id, int(n_channels), float(rate), log, int(seed))
+        case ["crowd", endpoint]:
+            crowd(endpoint)
+        case _:
+            sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main()
