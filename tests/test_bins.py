@@ -236,6 +236,17 @@ def test_a_clock_that_jumps_is_a_reset_and_the_index_goes_on(jump, k):
     assert (binner.counters.resets, binner.counters.partial) == (1, k // 2)
 
 
+def test_a_source_that_comes_back_out_of_step_loses_no_sample():
+    rng, period = np.random.default_rng(0), 0.01
+    for _ in range(200):
+        before = np.arange(50) + rng.uniform(-0.1, 0.1, 50)
+        after = np.arange(100) + 60 + rng.uniform() + rng.uniform(-0.1, 0.1, 100)
+        binner = RegularBinner(2, period)
+        bins = binner.push(ones(150), START + period * np.r_[before, after])
+        assert bins.observed.sum() == 150
+        assert np.diff(bins.index[bins.observed]).max() == binner.counters.gaps + 1  # one gap, where it was
+
+
 BAD_VALUES = [np.nan, np.inf, -np.inf, -1.0, 2.0**24 + 2]
 
 

@@ -51,6 +51,7 @@ TOLERANCE = 2e-4
 NEAR_S = 1e-3  # between a bin's end and its sample's stamp: the correction of the clock
 IN_FLIGHT = 20  # samples that a source may take with it when it is killed
 GROWTH_MB = 16.0
+MOST_PROBLEMS = 20
 ARRAYS = ("factors", "z", "behaviour")
 RESET_BACK_S, RESET_AHEAD_S = 1.0, 60.0  # a stamp that is further off is a reset clock
 
@@ -156,8 +157,10 @@ class Soak:
         return time.monotonic() - self.began
 
     def problem(self, what: str) -> None:
-        self.problems.append(f"at {self.seconds():.1f} s: {what}")
-        print(f"  {self.problems[-1]}", file=sys.stderr, flush=True)
+        """Notes what is not as promised; of very many only the first, which the others mostly follow from."""
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(f"at {self.seconds():.1f} s: {what}")
+            print(f"  {self.problems[-1]}", file=sys.stderr, flush=True)
 
     def pump(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
         """Receives for so long, or until something is so: whether it is."""

@@ -142,7 +142,10 @@ class RegularBinner:
         elif ahead == 0 or off < 0:
             self.counters.duplicates += 1
         else:
-            self._skip((off + self._period) // (2 * self._period))
+            missing = (off + self._period) // (2 * self._period)
+            self._skip(missing)
+            if missing > self._k:  # no drift: a source that comes back need not be in step with what it was
+                self._expected = time * self._scale
             return True
         return False
 

@@ -26,7 +26,9 @@ from pylsl.lib import cf_string, lib
 from rtdsae.bins import Kind, input_kind
 from rtdsae.errors import BinError, StreamError
 
-__all__ = ["MAX_PULL", "Lost", "Search", "Source", "Wanted", "find", "predicate"]
+lib.lsl_time_correction_ex.restype = ctypes.c_double  # pylsl does not use it
+
+__all__ = ["MAX_PULL", "Lost", "Search", "Source", "Wanted", "find", "predicate", "within"]
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ MAX_PULL = 4096  # samples taken at a time
 OPEN_S = 10.0
 RETRY_S = 1.0  # after a stream that was found did not fit
 CLOCK_PERIOD_S = 2.0
+CLOCK_ANSWER_S = 1.0
 LOST = -2  # LSL's error code
 LOOK_S = 0.1  # between two looks at what a search has found: the caller has its turn
 SECOND_STREAM_S = 0.6  # LSL may find the second of several streams half a second after the first
@@ -288,6 +291,7 @@ class Source:
 
     def _buffers_for(self, n: int) -> tuple[object, ...]:
         """Arguments of LSL's pull function, made once for each n: building them costs more than the call."""
+        assert n <= len(self._stamps), "LSL would write beyond them"
         n_values, n_stamps = ctypes.c_ulong(n * self._values.shape[1]), ctypes.c_ulong(n)
         values, stamps = (array.ctypes.data_as(ctypes.c_void_p) for array in (self._values, self._stamps))
         self._buffers[n] = (self._inlet.obj, values, stamps, n_values, n_stamps)
@@ -306,10 +310,9 @@ class Source:
 
     def _follow_clock(self) -> None:
         while not self._closing.wait(CLOCK_PERIOD_S):
-            try:
-                self.clock_offset_s = self._inlet.time_correction(1.0)
-            except (RuntimeError, pylsl.util.LostError):  # silent for now: the last correction stands
-                continue
+            measured = _measure_clock(self._inlet.obj)
+            if measured is not None:  # silent for now: the last correction stands
+                self.clock_offset_s = within(self.clock_offset_s, *measured)
 
     def close(self) -> None:
         """Closes the stream; bounded by one clock probe."""
@@ -317,6 +320,23 @@ class Source:
         if self._clock.is_alive():
             self._clock.join()
         self._inlet = None
+
+
+def _measure_clock(inlet: object) -> tuple[float, float] | None:
+    """A source's clock offset and how far it may be off, seconds; None where the source does not answer."""
+    remote, uncertainty, error = ctypes.c_double(), ctypes.c_double(), ctypes.c_int()
+    answer = ctypes.byref(remote), ctypes.byref(uncertainty), ctypes.c_double(CLOCK_ANSWER_S), ctypes.byref(error)
+    offset = float(lib.lsl_time_correction_ex(inlet, *answer))
+    return None if error.value else (offset, uncertainty.value)
+
+
+def within(before: float, offset: float, uncertainty: float) -> float:
+    """A clock offset, moved from `before` no further than a measurement proves.
+
+    A source or a daemon that is held up while the clock is probed is measured wrong by up to 80 ms, which would move
+    all samples by several bins and back again; LSL says how long the probe was away, and so how wrong it may be.
+    """
+    return min(max(before, offset - uncertainty), offset + uncertainty)
 
 
 class Search(threading.Thread):

@@ -10,13 +10,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pylsl
 import pytest
 import zmq
 from lsl_source import LslSource
 from test_daemon import Served
 from toy_bundle import Toy
 
+from rtdsae import wire
 from rtdsae.client import Control, Subscriber
+from rtdsae.serve.source import Source, Wanted, find
 from rtdsae.wire import Flags
 
 WIDTH = 0.02
@@ -101,6 +104,43 @@ def test_two_streams_in_place_of_the_lost_one_are_named_and_the_one_that_stays_i
         assert served.stop()[0] == 0
 
 
+def test_a_source_that_answers_no_clock_probes_is_decoded_all_the_same(monkeypatch, caplog):
+    def silent(inlet, timeout):
+        raise pylsl.util.TimeoutError
+
+    monkeypatch.setattr(pylsl.StreamInlet, "time_correction", silent)  # as where a firewall stops UDP
+    toy = Toy()
+    with LslSource(toy.counts(20), 50.0, pace=200) as stream:
+        source = Source(find(f"source_id={stream.source_id}", 10), Wanted(toy.channels, WIDTH))
+        try:
+            assert sum(source.pull(1, 10.0) for _ in range(20)) == 20
+            assert source.clock_offset_s == 0
+            assert "answers no clock probes" in caplog.text
+        finally:
+            source.close()
+
+
+def test_what_lsl_drops_for_a_daemon_that_is_stopped_comes_out_as_gaps(tmp_path):
+    toy = Toy(n_channels=1024)
+    x = toy.counts(3200)  # 13 MB: more than LSL's 10 s at 50 Hz and the sockets between keep
+    with (
+        LslSource(x, 50.0, pace=800, chunk=4) as source,
+        Served(tmp_path, toy, f"source_id={source.source_id}") as served,
+    ):
+        served.bins(100)
+        served.process.send_signal(signal.SIGSTOP)
+        source.wait_pushed()
+        served.process.send_signal(signal.SIGCONT)
+        served.bins(len(x) - toy.n_anchor)
+        served.check_order()
+        gaps = np.array(flagged(served, Flags.GAP))
+        assert gaps.sum() > 100
+        assert not gaps[-400:].any()  # the newest are kept
+        served.check_values(x, np.r_[np.ones(toy.n_anchor), ~gaps].astype(np.float32))
+        status = served.receive(lambda self: self.statuses[-1]["bins"] == len(self.frames)).statuses[-1]
+        assert (status["gaps"], status["late"], status["duplicates"]) == (gaps.sum(), 0, 0)
+
+
 # subscribers ----------------------------------------------------------------------------------------------------------
 
 
@@ -121,6 +161,24 @@ def test_a_subscriber_that_is_stopped_keeps_nobody_waiting(tmp_path):
         while heard[-1] < 594:  # what waited for it meanwhile
             heard.append(json.loads(listening.stdout.readline())["seq"])
         assert heard == list(range(heard[0], 595))
+
+
+def test_a_conflated_subscriber_has_the_newest_bin_and_no_old_one(tmp_path):
+    toy = Toy()
+    with (
+        LslSource(toy.counts(100), 50.0, pace=100) as source,
+        Served(tmp_path, toy, f"source_id={source.source_id}") as served,
+        served.context.socket(zmq.SUB) as newest,
+    ):
+        newest.setsockopt(zmq.CONFLATE, 1)
+        newest.subscribe(wire.LATENTS)
+        newest.connect(served.endpoint)
+        served.bins(95)
+        heard = []
+        while heard[-1:] != [94]:
+            assert newest.poll(20_000)
+            heard.append(wire.decode(newest.recv()).seq)
+        assert len(heard) <= 3  # the last may have been on its way
 
 
 CROWD = """

@@ -2,9 +2,11 @@
 
 import contextlib
 import logging
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pylsl
@@ -12,7 +14,7 @@ import pytest
 from lsl_source import LslSource
 
 from rtdsae.errors import StreamError
-from rtdsae.serve.source import Lost, Source, Wanted, find, predicate
+from rtdsae.serve.source import Lost, Source, Wanted, find, predicate, within
 
 SAMPLES = np.arange(40, dtype=np.float32).reshape(10, 4)
 CHANNELS = ("ch0", "ch1", "ch2", "ch3")
@@ -225,3 +227,34 @@ def test_other_names_are_refused_unless_they_are_made_up(caplog):
         assert wanted.order(["ch0", "ch1"], "rig1") is None
         assert Wanted(("ch0", "ch2"), 0.02).order(["a", "b"], "rig1") is None
     assert "channel 0 of rig1 is ch0, the model's is a: not names, so taken in the stream's order" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("before", "offset", "uncertainty", "after"),
+    [
+        (1e-5, 2e-5, 5e-5, 1e-5),  # nothing new
+        (1e-5, -0.0766, 0.1532, 1e-5),  # a probe that was held up for 0.15 s
+        (0.0, 0.01, 0.001, 0.009),  # the clocks drift apart
+        (-0.08, -2e-5, 6e-5, -8e-5),  # the first was measured wrong
+        (0.0, -5.0, 0.001, -4.999),
+    ],
+)
+def test_the_clock_moves_no_further_than_a_measurement_proves(before, offset, uncertainty, after):
+    assert within(before, offset, uncertainty) == pytest.approx(after, abs=1e-12)
+
+
+def test_the_offset_stays_while_the_source_is_held_up():
+    """Probes that a stopped source answers late are off by up to 80 ms; here every probe of some rounds is one."""
+    with LslSource(SAMPLES, 50.0) as stream:
+        source = Source(find(f"source_id={stream.source_id}", 10), WANTED)
+        try:
+            seen = set()
+            for _ in range(12):
+                stream.process.send_signal(signal.SIGSTOP)
+                time.sleep(0.9)
+                stream.process.send_signal(signal.SIGCONT)
+                seen.add(source.clock_offset_s)
+                time.sleep(0.3)
+            assert max(map(abs, seen)) < 0.002
+        finally:
+            source.close()
