@@ -332,6 +332,34 @@ def test_any_chunking_gives_the_same_bins_and_every_sample_is_accounted_for(stre
     assert 0 <= pending < k
 
 
+@pytest.mark.parametrize("drift", [0.02, 0.04, -0.02, -0.04], ids="{:+}".format)
+def test_the_grid_follows_a_sample_at_a_time_as_it_does_in_chunks(drift):
+    """At 4 % the source runs away from the grid now and then, and it is seen at the same sample."""
+    values, stamps = ones(200), regular(200, 0.02 * (1 + drift))
+    binners = [RegularBinner(2, 0.02) for _ in range(2)]
+    singly, chunked = (push_in_chunks(b, values, stamps, c) for b, c in zip(binners, (range(1, 200), []), strict=True))
+    assert_identical(singly, chunked)
+    assert binners[0].counters == binners[1].counters
+    assert (binners[0].counters.gaps + binners[0].counters.duplicates > 0) == (abs(drift) > 0.03)
+
+
+@pytest.mark.parametrize("n_channels", [1, 2, 96])
+def test_many_samples_are_added_up_in_their_order_however_many_come_at_a_time(n_channels):
+    k = 300
+    values = np.full((k, n_channels), 2.0**-53)  # each is lost on what is there already; not so all together
+    values[:2] = [[1.0], [2.0**-24]]
+    for cuts in ([], range(1, k)):
+        bins = push_in_chunks(RegularBinner(n_channels, 0.02, k), values, regular(k, 0.02 / k), cuts)
+        assert bins.counts.tolist() == [[1.0] * n_channels]
+
+
+@pytest.mark.parametrize("n_channels", [1, 2])
+def test_negative_zeros_add_up_to_zero(n_channels):
+    for cuts in ([], [1]):
+        bins = push_in_chunks(RegularBinner(n_channels, 0.02, 2), -0.0 * ones(2, n_channels), regular(2, 0.01), cuts)
+        assert not np.signbit(bins.counts).any()
+
+
 def test_samples_are_added_up_in_their_order_in_chunks_too():
     values = np.array([2.0**-53, 2.0**-53, 2.0**-53, 2.0**-24, 1.0])[:, None]  # 1.0 if the last were added first
     for cuts in ([], range(1, 5)):

@@ -16,6 +16,7 @@ from rtdsae.errors import BinError
 __all__ = [
     "BACKWARD_NS",
     "FORWARD_NS",
+    "MAX_STAMP",
     "NO_STAMP",
     "BinBuffer",
     "BinCounters",
@@ -33,7 +34,7 @@ BACKWARD_NS = 1_000_000_000  # a stamp further back than this is a reset clock
 FORWARD_NS = 60_000_000_000  # a stamp further ahead than this is a reset clock
 NO_STAMP = -(1 << 63)  # in place of a stamp that is no time
 
-_MAX_STAMP = 9e9  # seconds, 285 years: what int64 nanoseconds hold
+MAX_STAMP = 9e9  # seconds, 285 years: what int64 nanoseconds hold
 
 
 class Bins(NamedTuple):
@@ -66,7 +67,12 @@ class BinCounters:
 
 
 class BinBuffer:
-    """Room for the bins of one call, used again by the next; it grows when a call completes more than any before."""
+    """Room for the bins of one call, used again by the next; it grows when a call completes more than any before.
+
+    Attributes:
+        one: the first of them, for who gives no other.
+        bits: its counts as integers, `(C,)`.
+    """
 
     def __init__(self, n_channels: int) -> None:
         self.n_channels = n_channels
@@ -78,7 +84,9 @@ class BinBuffer:
         self._t_end = np.zeros(capacity)
         self._counts = np.zeros((capacity, self.n_channels), np.float32)
         self._observed = np.zeros(capacity, np.bool_)
-        self._few = [self._first(0), self._first(1)]  # what most calls give, sliced beforehand
+        self.one = self._first(1)
+        self.bits = self._counts[0].view(np.uint32)
+        self._few = [self._first(0), self.one]  # what most calls give, sliced beforehand
 
     def _first(self, n: int) -> Bins:
         return Bins(self._index[:n], self._t_end[:n], self._counts[:n], self._observed[:n])
@@ -130,4 +138,4 @@ def width_ns(bin_width_s: float) -> Fraction:
 
 def nanoseconds(stamps: Stamps) -> list[int]:
     """Stamps in whole nanoseconds; `NO_STAMP` for NaN and for what is too large to be a time."""
-    return [round(s * 1e9) if -_MAX_STAMP < s < _MAX_STAMP else NO_STAMP for s in stamps.tolist()]
+    return [round(s * 1e9) if -MAX_STAMP < s < MAX_STAMP else NO_STAMP for s in stamps.tolist()]

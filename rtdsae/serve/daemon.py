@@ -89,7 +89,7 @@ class Daemon:
         self._pipeline = Pipeline(settings.bundle, settings.session, settings.model, self.run_id)
         manifest = self._pipeline.bundle.manifest
         self._bin_width_s, self._latency = manifest.bin_width_s, Latency()
-        self._wake = Wake(self._bin_width_s, lambda: self._pipeline.rehearse(), wanted=settings.wake != "off")
+        self._wake = Wake(self._bin_width_s, lambda: self._pipeline.rehearse(), settings.wake)
         self._handover = Handover()
         self._endpoints = Endpoints(settings.keys)
         self._open.callback(self._endpoints.close)
@@ -144,10 +144,15 @@ class Daemon:
                 self._decode(self._intake.alone(), pylsl.local_clock())
                 self._housekeep()
                 continue
-            if self._wake.active and self._intake.idle(source):
-                self._wake.rest()
+            if self._wake.active and not self._ready():
+                self._wake.rest(self._ready)
             if not self._take(source) or self._last_input >= self._next_chores:
                 self._housekeep()
+
+    def _ready(self) -> bool:
+        """Whether what completes the open bin is there."""
+        source = self._link.source
+        return source is None or not self._intake.idle(source)
 
     def _take(self, source: Source) -> bool:
         """What has come, through all stages; False when nothing has."""

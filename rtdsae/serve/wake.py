@@ -45,7 +45,6 @@ class Wake:
         period_s: time between samples.
         rehearse: what to do in vain.
         mode: whether to block for the sample afterwards, to poll for it, or never to do anything.
-        wanted: False is the mode `off`.
 
     Attributes:
         active: whether it does anything: it is wanted, and the period is one that it helps.
@@ -55,13 +54,11 @@ class Wake:
         ConfigError: there is no such mode.
     """
 
-    def __init__(
-        self, period_s: float, rehearse: Callable[[], None], mode: WakeMode = "warm", *, wanted: bool = True
-    ) -> None:
+    def __init__(self, period_s: float, rehearse: Callable[[], None], mode: WakeMode = "warm") -> None:
         if mode not in get_args(WakeMode):
             raise ConfigError(f"wake {mode!r}: it must be one of {', '.join(get_args(WakeMode))}")
         self._period_s, self._rehearse, self._polls = period_s, rehearse, mode == "poll"
-        self.active = wanted and mode != "off" and SHORTEST_PERIOD_S <= period_s <= LONGEST_PERIOD_S
+        self.active = mode != "off" and SHORTEST_PERIOD_S <= period_s <= LONGEST_PERIOD_S
         self.due = -np.inf
         self._delay_s = np.inf
         self._jitter_s = 0.0
@@ -79,7 +76,7 @@ class Wake:
         self._delay_s = min(delay_s, self._delay_s + FORGET * excess_s)
         self.due = stamp + self._period_s + self._delay_s
 
-    def rest(self, available: Callable[[], object] = lambda: False) -> None:
+    def rest(self, available: Callable[[], object]) -> None:
         """Sleeps until shortly before the next sample is due, rehearses and perhaps polls, until `available`.
 
         Returns at once where there is no time for that.
