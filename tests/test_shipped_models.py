@@ -22,13 +22,14 @@ def test_it_runs_here_as_where_it_was_made(path):
     """The engine replays the golden run before it exists; then the decoder streams it, gap and all, to the same end."""
     loaded = bundle.load(path)
     m, golden = loaded.manifest, loaded.golden()
-    decoder = Decoder(Engine(loaded), m.anchor_bins, len(m.channels))
+    decoder = Decoder(Engine(loaded), m.anchor_bins, m.horizon_bins, len(m.channels))
     for t, (x, observed) in enumerate(zip(golden["x"], golden["observed"], strict=True)):
         flags = decoder.decode(x, bool(observed))
         assert (flags is None) == (t < m.anchor_bins)
         if flags is not None:
             for name, values in decoder.outputs.items():
                 np.testing.assert_allclose(values, golden[name][t - m.anchor_bins], atol=1e-4, rtol=1e-4)
+        decoder.idle()
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)
