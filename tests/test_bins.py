@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtdsae.bins import Bins, EventsBinner, RegularBinner, input_kind
+from rtdsae.bins.grid import KEPT_BYTES
 from rtdsae.errors import BinError
 
 START = 1234.5
@@ -503,3 +504,14 @@ def test_sorted_spikes_are_a_histogram():
     bins = pushed_and_flushed(binner, channels, stamps, 110.0)
     expected = np.histogram2d(stamps, channels, bins=[np.arange(41) * 0.25 + 100, np.arange(9)])[0]
     np.testing.assert_array_equal(bins.counts, expected)
+
+
+def test_room_for_a_long_gap_is_given_back():
+    binner = RegularBinner(1000, 0.001, 1)
+    stamps = np.array([0.001, 0.002, 20.002])  # 20 s of gaps between
+    bins = binner.push(np.ones((3, 1000), np.float32), stamps)
+    assert len(bins.index) == 20_002
+    assert bins.counts.nbytes > KEPT_BYTES
+    bins = binner.push(np.ones((1, 1000), np.float32), np.array([20.003]))
+    assert (bins.index.tolist(), bins.counts.sum()) == ([20_002], 1000)
+    assert bins.counts.base is None or bins.counts.base.nbytes < KEPT_BYTES

@@ -30,6 +30,7 @@ __all__ = [
 Values: TypeAlias = NDArray[Any]
 Stamps: TypeAlias = NDArray[np.float64]
 
+KEPT_BYTES = 1 << 24  # of room for a call's bins
 BACKWARD_NS = 1_000_000_000  # a stamp further back than this is a reset clock
 FORWARD_NS = 60_000_000_000  # a stamp further ahead than this is a reset clock
 NO_STAMP = -(1 << 63)  # in place of a stamp that is no time
@@ -104,8 +105,14 @@ class BinBuffer:
         self._n = 0
 
     def bins(self) -> Bins:
-        """The bins of this call, as views."""
-        return self._few[self._n] if self._n < 2 else self._first(self._n)
+        """The bins of this call, as views; a long gap's room, a gigabyte at 4096 channels and 1 kHz, goes with it."""
+        if self._n < 2:
+            return self._few[self._n]
+        bins = self._first(self._n)
+        if self._counts.nbytes > KEPT_BYTES:
+            self._n = 0
+            self._allocate(4)
+        return bins
 
     def add(self, index: int, t_end: float, counts: NDArray[Any]) -> None:
         """Adds an observed bin; its `(C,)` counts are copied."""

@@ -2,7 +2,7 @@
 
     /counts            (T, C) integers or floats          attribute bin_width_s   seconds      required
     /channels          (C,) text                          attribute session       text
-    /segments          (n, 2) first and one-past-last bin
+    /segments          (n, 2) first and one-past-last bin   attribute generator   text, of generated neurons
     /behaviour         (T, K)      /behaviour_labels  (K,) text
     /external          (T, U)      /external_labels   (U,) text
     /true_rates        (T, C) spikes/s
@@ -14,22 +14,28 @@
 Only `counts` and `bin_width_s` must be there. A file without `counts` but with `train_encod_data` is lfads-torch's.
 """
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rtdsae.errors import RecordingError
+from rtdsae.errors import RecordingError, one_line
 from rtdsae.recordings import lfads_torch
-from rtdsae.recordings.recording import Recording, from_fields
+from rtdsae.recordings.recording import Recording, from_fields, take_width
 
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["SIGNATURE", "read", "write"]
+__all__ = ["SIGNATURE", "opened", "read", "values", "write"]
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-ATTRIBUTES = ("bin_width_s", "session")
+LARGE = 1 << 28  # bytes: larger arrays stay on disk
+MAX_RATIO = 1100  # gzip packs no tighter than 1 to 1032
+ATTRIBUTES = ("bin_width_s", "session", "generator")
 
 
 def read(path: Path, bin_width_s: float | None = None) -> Recording:
@@ -42,23 +48,70 @@ def read(path: Path, bin_width_s: float | None = None) -> Recording:
     Raises:
         RecordingError: truncated, of neither layout, or impossible content.
     """
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            fields = {str(name): _value(file, name) for name in file}
-            fields |= {name: _attribute(file.attrs[name]) for name in ATTRIBUTES if name in file.attrs}
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise RecordingError(f"{path}: not a readable HDF5 file: {reason}") from None
-    if bin_width_s is not None:
-        fields.setdefault("bin_width_s", bin_width_s)
+    with opened(path) as file:
+        fields = {str(name): _value(file, name) for name in file}
+        fields |= {name: _attribute(file.attrs[name]) for name in ATTRIBUTES if name in file.attrs}
+    fields = take_width(fields, bin_width_s)
     if lfads_torch.recognises(fields):
         fields = lfads_torch.convert(fields, str(path))
     elif "counts" not in fields:
         found = ", ".join(sorted(fields)) or "nothing"
         raise RecordingError(f"{path}: neither 'counts' (rtdsae) nor 'train_encod_data' (lfads-torch); found {found}")
     return from_fields(fields, str(path))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator["h5py.File"]:
+    """An HDF5 file to read from; what goes wrong with it meanwhile is one clear error.
+
+    Raises:
+        RecordingError: truncated, damaged, or its datasets are not what the reader takes them for.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
+        raise RecordingError(f"{path}: not a readable HDF5 file: {one_line(error) or type(error).__name__}") from None
+
+
+def values(dataset: Any) -> np.ndarray:
+    """A dataset's numbers or texts, once it is certain that the file can hold so many.
+
+    Raises:
+        ValueError: it is no dataset, or larger than the whole file unpacked could be.
+    """
+    import h5py
+
+    if not isinstance(dataset, h5py.Dataset):
+        raise ValueError(f"{getattr(dataset, 'name', dataset)} is not a dataset")
+    if dataset.nbytes > MAX_RATIO * Path(dataset.file.filename).stat().st_size:
+        raise ValueError(f"{dataset.name} claims {dataset.nbytes} bytes, more than the file can hold")
+    if h5py.check_string_dtype(dataset.dtype):
+        return np.asarray(dataset.asstr()[()])
+    return np.asarray(dataset[()] if dataset.nbytes <= LARGE else _unpacked(dataset))
+
+
+def _unpacked(dataset: "h5py.Dataset") -> np.ndarray:
+    """A large array, unpacked some rows at a time into a file without a name, and mapped: memory holds what is in use.
+
+    The file is in the folder for temporary files (TMPDIR) and gone with the array.
+    """
+    with tempfile.TemporaryFile(prefix="rtdsae-") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, dataset.nbytes)  # else a full disk would end the program, later
+        except OSError as error:
+            folder, size = tempfile.gettempdir(), f"{dataset.nbytes / 1e9:.1f} GB"
+            raise RecordingError(
+                f"{dataset.file.filename}: {dataset.name} needs {size} in {folder} ({error.strerror}): set TMPDIR to a "
+                "folder with room"
+            ) from None
+        array = np.memmap(file, dataset.dtype, "r+", shape=dataset.shape)
+    rows = max(1, LARGE // 16 * len(dataset) // dataset.nbytes)
+    for first in range(0, len(dataset), rows):
+        array[first : first + rows] = dataset[first : first + rows]
+    return array
 
 
 def write(recording: Recording, path: Path) -> None:
@@ -89,7 +142,8 @@ def _value(file: "h5py.File", name: str) -> Any:
     item = file[name]
     if not isinstance(item, h5py.Dataset):
         return None  # a group: its name is enough for the message that refuses it
-    return item.asstr()[()] if h5py.check_string_dtype(item.dtype) else item[()]
+    found = values(item)
+    return found if found.ndim else found[()]
 
 
 def _attribute(value: Any) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from rtdsae.errors import RecordingError
-from rtdsae.recordings.recording import Recording, from_fields
+from rtdsae.recordings.recording import Recording, from_fields, take_width
 
 __all__ = ["SIGNATURE", "read", "write"]
 
@@ -28,9 +28,7 @@ def read(path: Path, bin_width_s: float | None = None) -> Recording:
     except Exception as error:  # zipfile, zlib and numpy raise a dozen unrelated types for a damaged file
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise RecordingError(f"{path}: not a readable npz: {reason}") from None
-    if bin_width_s is not None:
-        fields.setdefault("bin_width_s", np.float64(bin_width_s))
-    return from_fields(fields, str(path))
+    return from_fields(take_width(fields, bin_width_s), str(path))
 
 
 def write(recording: Recording, path: Path) -> None:

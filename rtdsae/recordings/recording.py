@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,8 @@ import numpy as np
 from rtdsae.errors import RecordingError
 
 __all__ = ["Recording"]
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "valid", "test")
 VALID_FRACTION, TEST_FRACTION = 0.15, 0.2  # of a recording that names no splits, everywhere
@@ -43,6 +46,8 @@ class Recording:
         session: a name for the session.
         splits: `train`, `valid` or `test` for each segment, `(n,)`.
         heldout: true for channels that a model must predict without seeing them (co-smoothing), `(C,)`.
+        generator: of generated neurons, the arguments that made them (see `recordings.synthetic`); no part of the hash,
+            which is of the data.
 
     Raises:
         RecordingError: whenever a part is impossible, with the part's name and where in it.
@@ -63,11 +68,13 @@ class Recording:
     heldout: np.ndarray | None = None
     labels: np.ndarray | None = None
     label_names: tuple[str, ...] = ()
+    generator: str = ""
 
     def __post_init__(self) -> None:
         self._put("counts", _series("counts", self.counts))
         self._put("bin_width_s", _bin_width(self.bin_width_s))
         self._put("session", str(self.session))
+        self._put("generator", str(self.generator))
         self._put("channels", _labels("channels", self.channels, self.n_channels, "ch"))
         self._put("segments", _segments(self.segments, self.n_bins))
         for name in ("behaviour", "external", "true_rates"):
@@ -123,9 +130,11 @@ class Recording:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of all that the recording holds, in hex: the `data hash` of a bundle's provenance."""
+        """SHA-256 of all the data that the recording holds, in hex: the `data hash` of a bundle's provenance."""
         digest = hashlib.sha256()
         for name, value in self.fields().items():
+            if name == "generator":
+                continue
             if not isinstance(value, np.ndarray):
                 digest.update(f"{name}={json.dumps(value)}\n".encode())
             elif value.dtype.kind == "U":
@@ -214,6 +223,23 @@ def from_fields(fields: Mapping[str, Any], origin: str) -> Recording:
         return Recording(**fields)
     except (RecordingError, TypeError, ValueError) as error:
         raise RecordingError(f"{origin}: {error}") from None
+
+
+def take_width(fields: Mapping[str, Any], bin_width_s: float | None) -> dict[str, Any]:
+    """The parts of a file with a bin width; `bin_width_s` is taken, and said, where the file has none."""
+    if bin_width_s is None or "bin_width_s" in fields:
+        return dict(fields)
+    say_width_taken(bin_width_s)
+    return {**fields, "bin_width_s": bin_width_s}
+
+
+def say_width_taken(bin_width_s: float) -> None:
+    """Says that a file's own bins were taken to be as wide as those that were asked for."""
+    log.info(
+        "the file does not say how wide its bins are: taken to be %g ms, as asked for; are they narrower, give their "
+        "own width, and convert once more to wider ones",
+        1e3 * bin_width_s,
+    )
 
 
 def _series(name: str, values: Any, n_bins: int | None = None) -> np.ndarray:

@@ -36,6 +36,7 @@ def recordings(draw) -> Recording:
         "splits": st.lists(st.sampled_from(["train", "valid", "test"]), min_size=n, max_size=n),
         "heldout": hnp.arrays(bool, n_channels).filter(lambda mask: not mask.all()),
         "session": TEXT,
+        "generator": TEXT,
     }
     chosen = draw(st.sets(st.sampled_from(sorted(known))))
     if "labels" in chosen:
@@ -100,9 +101,34 @@ def refused(path, says):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_width_that_the_file_does_not_say_is_taken_and_said(tmp_path, suffix, caplog):
+    caplog.set_level("INFO")
+    path, counts = tmp_path / f"a{suffix}", np.ones((6, 2), np.uint8)
+    if suffix == ".npz":
+        np.savez(path, counts=counts)
+    else:
+        with h5py.File(path, "w") as file:
+            file["counts"] = counts
+    assert load(path, 0.02).bin_width_s == 0.02
+    assert "does not say how wide its bins are: taken to be 20 ms" in caplog.text
+    caplog.clear()
+    save(load(path, 0.001), tmp_path / f"b{suffix}")
+    caplog.clear()
+    assert load(tmp_path / f"b{suffix}", 0.004).counts.tolist() == [[4, 4]]
+    assert caplog.messages == ["2 of 6 bins do not fill a wider one at the end of their segment: left out"]
+
+
+@pytest.mark.parametrize("width", [0.0, -0.02, float("nan"), 20.0])
+def test_a_bin_width_that_is_none_is_refused(tmp_path, width):
+    save(small(), tmp_path / "a.h5")
+    with pytest.raises(RecordingError, match=r"a\.h5: a bin width of .*: expected 0.0001 to 10 s"):
+        load(tmp_path / "a.h5", width)
+
+
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     refused(tmp_path / "none.h5", "no such file")
-    refused(tmp_path, "no such file")
+    refused(tmp_path, "is a folder without .spikes")
 
 
 @pytest.mark.parametrize("content", [b"", b"trial,unit\n1,2\n", b"\x89HDF", b"PK\x03"])

@@ -1,0 +1,56 @@
+"""The same recording in wider bins."""
+
+import dataclasses
+import logging
+from typing import Any
+
+import numpy as np
+
+from rtdsae.errors import RecordingError
+from rtdsae.recordings.binning import compact
+from rtdsae.recordings.recording import Recording
+
+__all__ = ["rebin"]
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-3  # of a bin: as far as a width may be from a whole multiple, as in `bins.input_kind`
+
+
+def rebin(recording: Recording, bin_width_s: float) -> Recording:
+    """A recording whose bins are each k of the old: counts added up, all else averaged.
+
+    Bins are taken together from the beginning of each segment; what does not fill the last, and what is outside all
+    segments, is left out.
+
+    Raises:
+        RecordingError: the width is no whole multiple of the recording's, or no segment holds one such bin.
+    """
+    ratio = bin_width_s / recording.bin_width_s
+    k = round(ratio)
+    if k < 1 or abs(ratio - k) > TOLERANCE:
+        raise RecordingError(
+            f"its bins are {recording.bin_width_s:g} s wide, {bin_width_s:g} s was asked for: no whole multiple"
+        )
+    lengths = np.diff(recording.segments)[:, 0] // k
+    if not lengths.any():
+        raise RecordingError(f"no segment is as long as one bin of {bin_width_s:g} s")
+    before, used = int(np.diff(recording.segments).sum()), k * int(lengths.sum())
+    if used < before:
+        log.info("%d of %d bins do not fill a wider one at the end of their segment: left out", before - used, before)
+    kept = np.flatnonzero(lengths)
+    index = np.concatenate([recording.segments[i, 0] + np.arange(k * lengths[i]) for i in kept])
+
+    def gathered(series: np.ndarray) -> np.ndarray:
+        return series[index].reshape(-1, k, series.shape[1])
+
+    stops = np.cumsum(lengths[kept])
+    parts: dict[str, Any] = {"segments": np.stack([stops - lengths[kept], stops], axis=1), "bin_width_s": bin_width_s}
+    parts["counts"] = compact(gathered(recording.counts).sum(axis=1))
+    for name in ("behaviour", "external", "true_rates"):
+        if (series := getattr(recording, name)) is not None:
+            parts[name] = gathered(series).mean(axis=1)
+    for name in ("conditions", "splits", "labels"):
+        if (known := getattr(recording, name)) is not None:
+            parts[name] = known[kept]
+    return dataclasses.replace(recording, **parts)

@@ -1,0 +1,55 @@
+"""Recordings that are larger than what is held in memory: unpacked beside, mapped, and the same in every respect."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rtdsae.recordings import Recording, hdf5, load, save
+from rtdsae.train.windows import Tensors
+
+LIMITED = """
+import resource, sys
+from rtdsae.errors import RtdsaeError
+from rtdsae.recordings import hdf5, load
+hdf5.LARGE = 1000
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+try:
+    load(sys.argv[1])
+except RtdsaeError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def recording():
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(0.3, (5001, 40)).astype(np.uint8)
+    return Recording(counts, 0.02, behaviour=rng.normal(size=(5001, 2)), session="long")
+
+
+def test_a_large_array_is_mapped_and_is_the_same(recording, tmp_path, monkeypatch):
+    save(recording, tmp_path / "long.h5")
+    monkeypatch.setattr(hdf5, "LARGE", 1000)
+    mapped = load(tmp_path / "long.h5")
+    assert isinstance(mapped.counts.base, np.memmap)
+    np.testing.assert_array_equal(mapped.counts, recording.counts)
+    np.testing.assert_array_equal(mapped.behaviour, recording.behaviour)
+    assert mapped.hash == recording.hash
+
+
+def test_windows_are_taken_from_the_mapping_itself(recording, tmp_path, monkeypatch):
+    save(recording, tmp_path / "long.h5")
+    monkeypatch.setattr(hdf5, "LARGE", 1000)
+    mapped = load(tmp_path / "long.h5")
+    assert Tensors(mapped.split()).counts.data_ptr() == mapped.counts.ctypes.data  # no copy of them all
+
+
+def test_without_room_for_it_the_line_says_where_room_is_needed(recording, tmp_path):
+    save(recording, tmp_path / "long.h5")
+    said = subprocess.run(
+        [sys.executable, "-c", LIMITED, tmp_path / "long.h5"], capture_output=True, text=True, check=True
+    ).stdout
+    assert " needs 0.0 GB in" in said
+    assert "set TMPDIR to a folder with room" in said
