@@ -18,6 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from rtdsae.model.scans import by_hand, clipped_gru
+
 __all__ = ["Cell", "CellKind", "ClippedGRUCell", "GRUCell", "LSTMCell", "hold", "make_cell"]
 
 CellKind = Literal["clipped_gru", "gru", "lstm"]
@@ -92,6 +94,13 @@ class ClippedGRUCell(Cell):
         r, u = torch.sigmoid(gates[:, : 2 * d] + state @ self.weight_h[:, : 2 * d]).split(d, 1)
         n = torch.tanh(gates[:, 2 * d :] + (r * state) @ self.weight_h[:, 2 * d :])
         return (n + u * (state - n)).clamp(-self.clip, self.clip)
+
+    def scan(self, x: Tensor, state: Tensor, observed: Tensor | None = None) -> Tensor:
+        """The states over a window; where gradients are wanted, by hand."""
+        if not by_hand(x):
+            return super().scan(x, state, observed)
+        gates, seen = self.project(x.transpose(0, 1)), None if observed is None else observed.transpose(0, 1)
+        return clipped_gru(gates, state, self.weight_h, self.clip, seen).transpose(0, 1)
 
 
 class GRUCell(Cell):

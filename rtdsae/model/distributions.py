@@ -85,13 +85,18 @@ class GaussianHead(nn.Module):
 
     def forward(self, h: Tensor) -> Gaussian:
         """(..., in_dim) -> the posterior of (..., dim)."""
-        mean, logvar = self.linear(h).chunk(2, -1)
-        lower = None
+        diagonal = self.posterior(self.linear(h))
         if self.off_diagonal is not None:
             rows, columns = torch.tril_indices(self.dim, self.dim, -1, device=h.device)
             lower = h.new_zeros(*h.shape[:-1], self.dim, self.dim)
             lower[..., rows, columns] = self.off_diagonal(h)
-        return Gaussian(mean, (logvar.exp() + self.min_var).log(), lower)
+            return diagonal._replace(lower=lower)
+        return diagonal
+
+    def posterior(self, says: Tensor) -> Gaussian:
+        """The diagonal Gaussian of what `linear` says, (..., 2 dim)."""
+        mean, logvar = says.chunk(2, -1)
+        return Gaussian(mean, (logvar.exp() + self.min_var).log())
 
 
 def linear(in_dim: int, dim: int, bias: bool = True) -> nn.Linear:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from rtdsae.model.cells import CellKind, hold
 from rtdsae.model.distributions import Covariance, Gaussian, GaussianHead, kl
 from rtdsae.model.encoders import Encoder
+from rtdsae.model.masking import Dropout
 from rtdsae.model.priors import (
     Context,
     DynamicPriorConfig,
@@ -100,6 +101,7 @@ class Dims:
         bin_width_s: seconds a bin.
         anchor_bins: S, the leading bins that the static encoder sees.
         horizon_bins: R, the bins after them that training unrolls.
+        lanes: copies that take turns at being anchored in a stream; 1 runs on from one anchor.
     """
 
     sessions: tuple[Neurons, ...]
@@ -110,6 +112,7 @@ class Dims:
     bin_width_s: float
     anchor_bins: int
     horizon_bins: int
+    lanes: int = 1
 
 
 class Outputs(NamedTuple):
@@ -192,7 +195,7 @@ class Family(nn.Module, ABC):
         self.current = 0
         self.f_prior = static_prior(config.f_prior, config.f_dim, dims.n_labels, dims.n_sequences)
         self.z_prior = dynamic_prior(config.z_prior, config.z_dim, config.clip)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
         # Fitted by ridge regression once the latents are trained, so no gradient ever reaches it.
         k = dims.n_behaviour
         self.behaviour = nn.Linear(config.fac_dim, k).requires_grad_(False) if k else None
@@ -353,7 +356,7 @@ class StaticInference(nn.Module):
         super().__init__()
         self.enc = Encoder(config.cell, in_dim, dim, config.clip, "both")
         self.head = GaussianHead(self.enc.dim, config.f_dim, config.f_posterior)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
 
     def forward(self, inputs: Tensor) -> Gaussian:
         """(B, S, readin) -> q(f), (B, f_dim)."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from rtdsae.model.cells import CellKind, make_cell
 from rtdsae.model.distributions import linear
+from rtdsae.model.masking import Dropout
 
 __all__ = ["Framewise", "Generator", "StaticUse"]
 
@@ -62,7 +63,7 @@ class Generator(nn.Module):
         self.initial = None if self.tiled else linear(f_dim, self.cell.state_dim)
         self.first = nn.Parameter(torch.zeros(self.cell.state_dim)) if self.tiled else None
         self.factors = UnitRowLinear(dim, n_factors)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     @property
     def state_dim(self) -> int:
@@ -81,6 +82,14 @@ class Generator(nn.Module):
         inputs = [z] + ([f] if self.tiled else []) + ([u] if u is not None else [])
         return self.cell(torch.cat(inputs, 1), state)
 
+    def project_without_z(self, f: Tensor, u: Tensor | None, n_bins: int) -> Tensor:
+        """The gates' part that does not depend on z: f (B, f_dim), u (B, n_bins, U) -> (B, n_bins, gates_dim)."""
+        inputs = ([f[:, None].expand(-1, n_bins, -1)] if self.tiled else []) + ([u] if u is not None else [])
+        if not inputs:
+            return self.cell.bias.expand(len(f), n_bins, -1)
+        others = torch.cat(inputs, 2)
+        return others @ self.cell.weight_x[-others.shape[2] :] + self.cell.bias
+
     def scan(self, z: Tensor, f: Tensor, u: Tensor | None) -> Tensor:
         """The states of a window: z (B, R, z_dim), f (B, R, f_dim), u (B, R, n_external) -> (B, R, state_dim)."""
         inputs = [z] + ([f] if self.tiled else []) + ([u] if u is not None else [])
@@ -97,7 +106,7 @@ class Framewise(nn.Module):
     def __init__(self, in_dim: int, dim: int, n_factors: int, dropout: float) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            linear(in_dim, dim), nn.ReLU(), linear(dim, dim), nn.ReLU(), nn.Dropout(dropout), linear(dim, n_factors)
+            linear(in_dim, dim), nn.ReLU(), linear(dim, dim), nn.ReLU(), Dropout(dropout), linear(dim, n_factors)
         )
 
     def forward(self, f: Tensor, z: Tensor, u: Tensor | None) -> Tensor:

@@ -1,9 +1,27 @@
 """What training hides from the encoders: single entries (coordinated dropout) and whole bins (gaps)."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["coordinated_dropout", "random_gaps"]
+__all__ = ["Dropout", "coordinated_dropout", "random_gaps"]
+
+
+class Dropout(nn.Module):
+    """What `torch.nn.Dropout` does, whose mask takes four times as long to draw on a CPU.
+
+    Args:
+        rate: fraction of the entries that is zeroed in training; the others are scaled by 1 / (1 - rate).
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of any shape."""
+        if not self.training or not self.rate:
+            return x
+        return x * torch.rand_like(x).ge_(self.rate).mul_(1 / (1 - self.rate))
 
 
 def coordinated_dropout(

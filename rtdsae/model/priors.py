@@ -32,6 +32,7 @@ from rtdsae.model.distributions import Gaussian, kl, linear
 __all__ = [
     "AR1",
     "RNN",
+    "AR1Prior",
     "Context",
     "DynamicPrior",
     "DynamicPriorConfig",

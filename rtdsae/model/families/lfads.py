@@ -20,12 +20,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rtdsae.model.cells import CellKind, hold, make_cell
+from rtdsae.model.cells import CellKind, ClippedGRUCell, hold, make_cell
 from rtdsae.model.distributions import Gaussian, GaussianHead
 from rtdsae.model.encoders import Encoder, lagged, push
 from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, StaticInference, stack
 from rtdsae.model.generators import Generator, StaticUse
-from rtdsae.model.priors import AR1, DynamicPriorConfig, Normal, StaticPriorConfig
+from rtdsae.model.priors import AR1, AR1Prior, DynamicPriorConfig, Normal, StaticPriorConfig
+from rtdsae.model.scans import Control, by_hand, control_loop
 
 __all__ = ["LFADS", "LFADSConfig"]
 
@@ -138,19 +139,60 @@ class LFADS(Family):
         """A whole window: the encoder and its projections at once, then `transition` bin by bin."""
         q_f = self.ic(inputs[:, : self.start] if self.causal else inputs)
         f = q_f.sample(torch.randn_like(q_f.mean) if sample else None)
-        gates = self.con.project(self.drop(lagged(self.ci_enc(inputs, observed), self.start, self.z_lag)))
-        state, feedback = self.first_state(f), self.feedback_map()
-        noise = torch.randn(*gates.shape[:2], self.z_dim, device=gates.device, dtype=gates.dtype) if sample else None
+        encoded = self.drop(lagged(self.ci_enc(inputs, observed), self.start, self.z_lag))
+        noise = encoded.new_empty(*encoded.shape[:2], self.z_dim).normal_() if sample else None
+        run = self.run_by_hand if self.handwritten and by_hand(encoded) else self.run
+        factors, z, q, p = run(f, encoded, observed[:, self.start :], u, noise)
+        return Inferred.once(factors, z, q, p, q_f, f)
+
+    def run(
+        self, f: Tensor, encoded: Tensor, observed: Tensor, u: Tensor | None, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor, Gaussian, Gaussian]:
+        """`transition` bin by bin: the factors, z, its posteriors and its priors, all (B, R, ...)."""
+        state, gates, feedback = self.first_state(f), self.con.project(encoded), self.feedback_map()
         gens, zs, qs, ps = [], [], [], []
         for t in range(gates.shape[1]):
             u_t, eps = (None if part is None else part[:, t] for part in (u, noise))
-            state, q, p = self.transition(state, gates[:, t], observed[:, self.start + t], u_t, eps, feedback)
+            state, q, p = self.transition(state, gates[:, t], observed[:, t], u_t, eps, feedback)
             gens.append(state.gen)
             zs.append(state.z)
             qs.append(q)
             ps.append(p)
-        factors = self.gen.read(torch.stack(gens, 1))
-        return Inferred.once(factors, torch.stack(zs, 1), stack(qs), stack(ps), q_f, f)
+        return self.gen.read(torch.stack(gens, 1)), torch.stack(zs, 1), stack(qs), stack(ps)
+
+    @property
+    def handwritten(self) -> bool:
+        """Whether the loop with these settings is one that `scans` has."""
+        clipped = isinstance(self.con, ClippedGRUCell)
+        return clipped and self.z_posterior.off_diagonal is None and isinstance(self.z_prior, AR1Prior)
+
+    def run_by_hand(
+        self, f: Tensor, encoded: Tensor, observed: Tensor, u: Tensor | None, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor, Gaussian, Gaussian]:
+        """What `run` gives, by `scans.control_loop`."""
+        first, cell, prior, head = self.first_state(f), self.gen.cell, self.z_prior, self.z_posterior
+        assert isinstance(cell, ClippedGRUCell)
+        assert isinstance(prior, AR1Prior)
+        time_first = (1, 0, 2)
+        parts = Control(
+            con_gates=self.con.project(encoded.permute(time_first)),
+            gen_gates=self.gen.project_without_z(f, u, encoded.shape[1]).permute(time_first),
+            con=first.con,
+            gen=first.gen,
+            con_weight=self.con.weight_h,
+            gen_weight=cell.weight_h,
+            z_weight=cell.weight_x[: self.z_dim],
+            feedback=self.feedback_map(),
+            head_weight=head.linear.weight,
+            head_bias=head.linear.bias,
+            alpha=prior.alpha(),
+            logvar=prior.logvar,
+        )
+        eps, seen = None if noise is None else noise.permute(time_first), observed.permute(time_first)
+        gens, zs, heads = control_loop(parts, eps, seen, head.min_var, cell.clip)
+        factors, z, says = (x.permute(time_first) for x in (self.gen.read(gens), zs, heads))
+        before = torch.cat([first.z[:, None], z[:, :-1]], 1)
+        return factors, z, head.posterior(says), prior(before, first.prior)[0]
 
     def generate(self, f: Tensor, z: Tensor, u: Tensor | None) -> Tensor:
         """Factors from the initial condition and the inputs alone."""

@@ -1,0 +1,284 @@
+"""Whole windows of clipped GRUs, differentiated by hand: what training runs in place of one step after another.
+
+The definitions are `ClippedGRUCell.update` and `LFADS.transition`; tests hold values and gradients here to them, in
+float64. What is saved is what torch's autograd adds to the arithmetic: a graph of small operations, a product for each
+bin and weight (here one over all bins), and separate products of what has the same input. The first axis is time.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["Control", "by_hand", "clipped_gru", "control_loop"]
+
+
+def by_hand(x: Tensor) -> bool:
+    """Whether gradients are wanted, and of plain floats: else the readable step is as quick, and the definition."""
+    return torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type)
+
+
+def clipped_gru(gates: Tensor, first: Tensor, weight: Tensor, clip: float, observed: Tensor | None) -> Tensor:
+    """The states of a clipped GRU.
+
+    Args:
+        gates: (T, B, 3 D), the projected input.
+        first: (B, D), the state before.
+        weight: (D, 3 D), recurrent.
+        clip: bound of the units.
+        observed: (T, B, 1) of 0 and 1, where the state is held at 0; or None.
+
+    Returns:
+        (T, B, D).
+    """
+    return _ClippedGRU.apply(gates, first, weight, clip, observed)
+
+
+class Control(NamedTuple):
+    """What the loop of LFADS's controller and generator is made of; all but `min_var` and `clip` may have gradients.
+
+    Attributes:
+        con_gates: (T, B, 3 C), the controller's projected encodings.
+        gen_gates: (T, B, 3 G), what the generator gets besides z, projected.
+        con: (B, C), the controller's first state.
+        gen: (B, G), the generator's.
+        con_weight: (C, 3 C), recurrent.
+        gen_weight: (G, 3 G), recurrent.
+        z_weight: (Z, 3 G), from z to the generator's gates.
+        feedback: (G, 3 C), from the generator to the controller's gates.
+        head_weight: (2 Z, C), from the controller to z's mean and the logarithm of its variance.
+        head_bias: (2 Z,).
+        alpha: (Z,), of the AR(1) prior.
+        logvar: (Z,), of its innovations.
+    """
+
+    con_gates: Tensor
+    gen_gates: Tensor
+    con: Tensor
+    gen: Tensor
+    con_weight: Tensor
+    gen_weight: Tensor
+    z_weight: Tensor
+    feedback: Tensor
+    head_weight: Tensor
+    head_bias: Tensor
+    alpha: Tensor
+    logvar: Tensor
+
+
+def control_loop(
+    parts: Control, noise: Tensor | None, observed: Tensor, min_var: float, clip: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """LFADS's controller, inferred input and generator over a window.
+
+    Args:
+        parts: states, weights and projected inputs.
+        noise: (T, B, Z) standard normal, or None for means.
+        observed: (T, B, 1) of 0 and 1; at 0 the controller is held and z drawn from its prior.
+        min_var: floor of z's variance.
+        clip: bound of the units.
+
+    Returns:
+        The generator's states (T, B, G), z (T, B, Z) and what the head says (T, B, 2 Z).
+    """
+    return _ControlLoop.apply(noise, observed, min_var, clip, *parts)
+
+
+class _ClippedGRU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, first: Tensor, weight: Tensor, clip: float, observed: Tensor | None) -> Tensor:
+        cell = _Cell(first, weight, clip, gates.clone(memory_format=torch.contiguous_format))
+        seen = _seen(observed, len(gates))
+        for t in range(len(gates)):
+            cell.recur(t)
+            cell.step(t, seen[t])
+        ctx.cell, ctx.seen = cell, seen
+        return cell.states.detach()[1:]  # not a view of what ctx holds: that would be a cycle, never freed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_states: Tensor) -> tuple[Tensor | None, ...]:
+        cell, seen = ctx.cell, ctx.seen
+        back = _Back(cell, torch.empty_like(cell.gates))
+        d_state = torch.zeros_like(cell.states[0])
+        for t in reversed(range(len(seen))):
+            d_state = back.step(t, d_state + d_states[t], seen[t])
+            back.recur(t, d_state)
+        return back.gates, d_state, back.weight(), None, None
+
+
+class _ControlLoop(torch.autograd.Function):
+    """All gates are in one tensor: the controller's, then the generator's r and u, then its n.
+
+    So what the generator's state goes into, the controller's gates and its own r and u, is one product.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, noise: Tensor | None, observed: Tensor, min_var: float, clip: float, *parts: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        p = Control(*parts)
+        n_bins, n_con, n_z = len(p.con_gates), p.con_gates.shape[2], len(p.alpha)
+        gates = torch.cat([p.con_gates, p.gen_gates], 2)
+        con = _Cell(p.con, p.con_weight, clip, gates[..., :n_con])
+        gen = _Cell(p.gen, p.gen_weight, clip, gates[..., n_con:])
+        from_gen = torch.cat([p.feedback, gen.weight_ru], 1)
+        zs, heads = p.con.new_zeros(n_bins + 1, len(p.con), n_z), p.con.new_empty(n_bins, len(p.con), 2 * n_z)
+        prior_spread, seen = (0.5 * p.logvar).exp(), _seen(observed, n_bins)
+        fed, to_head = gates[..., : from_gen.shape[1]].unbind(), p.head_weight.T
+        for t in range(n_bins):
+            fed[t].addmm_(gen.state[t], from_gen)
+            con.recur(t)
+            con.step(t, seen[t])
+            mean, log = torch.addmm(p.head_bias, con.state[t + 1], to_head, out=heads[t]).split(n_z, 1)
+            z = mean if noise is None else torch.addcmul(mean, log.exp().add_(min_var).sqrt_(), noise[t])
+            if (here := seen[t]) is not None:
+                forecast = p.alpha * zs[t] if noise is None else p.alpha * zs[t] + prior_spread * noise[t]
+                z = torch.lerp(forecast, z, here)
+            zs[t + 1] = z
+            gen.gate[t].addmm_(z, p.z_weight)
+            gen.step(t, None)
+        ctx.p, ctx.con, ctx.gen, ctx.zs, ctx.heads, ctx.from_gen = p, con, gen, zs, heads, from_gen
+        ctx.noise, ctx.seen, ctx.min_var = noise, seen, min_var
+        return gen.states.detach()[1:], zs.detach()[1:], heads.detach()  # as above: no views
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_gens: Tensor, d_zs: Tensor, d_heads: Tensor) -> tuple[Tensor | None, ...]:
+        p, con, gen, zs, noise, from_gen = ctx.p, ctx.con, ctx.gen, ctx.zs, ctx.noise, ctx.from_gen
+        n_bins, n_con, n_z = len(zs) - 1, p.con_gates.shape[2], len(p.alpha)
+        d_gates = torch.empty(n_bins, len(p.con), n_con + 3 * gen.d, dtype=zs.dtype, device=zs.device)
+        back_con, back_gen = _Back(con, d_gates[..., :n_con]), _Back(gen, d_gates[..., n_con:])
+        fed, d_heads = d_gates[..., : from_gen.shape[1]], d_heads.clone()
+        d_fed, d_means, d_logs = fed.unbind(), d_heads[..., :n_z].unbind(), d_heads[..., n_z:].unbind()
+        to_gen, to_z = from_gen.T, p.z_weight.T
+        variances = ctx.heads[..., n_z:].exp()
+        slopes = None if noise is None else 0.5 * noise * variances / (variances + ctx.min_var).sqrt()
+        d_gen, d_con = torch.zeros_like(p.gen), torch.zeros_like(p.con)
+        d_z_before: Tensor | None = None  # what z got as the one before, at a gap
+        d_alpha, d_spread = torch.zeros_like(p.alpha), torch.zeros_like(p.alpha)
+        for t in reversed(range(n_bins)):
+            d_gen = back_gen.step(t, d_gen + d_gens[t], None)
+            d_z = torch.addmm(d_zs[t], back_gen.gate[t], to_z)
+            if d_z_before is not None:
+                d_z += d_z_before
+            d_z_before = None
+            if (here := ctx.seen[t]) is not None:
+                d_forecast = d_z * (1 - here)
+                d_z -= d_forecast
+                d_z_before = d_forecast * p.alpha
+                d_alpha += (d_forecast * zs[t]).sum(0)
+                if noise is not None:
+                    d_spread += (d_forecast * noise[t]).sum(0)
+            d_means[t].add_(d_z)
+            if slopes is not None:
+                d_logs[t].addcmul_(d_z, slopes[t])
+            d_con = back_con.step(t, d_con.addmm_(d_heads[t], p.head_weight), ctx.seen[t])
+            back_con.recur(t, d_con)
+            d_gen.addmm_(d_fed[t], to_gen)
+        d_from_gen = _product(gen.states[:-1], fed)
+        of_n = _product(gen.resets, back_gen.gates[..., 2 * gen.d :])
+        d_parts = Control(
+            con_gates=back_con.gates,
+            gen_gates=back_gen.gates,
+            con=d_con,
+            gen=d_gen,
+            con_weight=back_con.weight(),
+            gen_weight=torch.cat([d_from_gen[:, n_con:], of_n], 1),
+            z_weight=_product(zs[1:], back_gen.gates),
+            feedback=d_from_gen[:, :n_con],
+            head_weight=_product(d_heads, con.states[1:]),
+            head_bias=d_heads.sum((0, 1)),
+            alpha=d_alpha,
+            logvar=0.5 * d_spread * (0.5 * p.logvar).exp(),
+        )
+        return None, None, None, None, *d_parts
+
+
+class _Cell:
+    """A clipped GRU's run: its states, and what the way back needs of each bin.
+
+    `gates` (T, B, 3 D) holds what is summed up into r, u and n, and then r, u and n themselves. What is named in the
+    singular is a list over bins of views: cutting them out costs more than most of the operations.
+    """
+
+    def __init__(self, first: Tensor, weight: Tensor, clip: float, gates: Tensor) -> None:
+        n_bins, n, d = len(gates), *first.shape
+        self.d, self.clip, self.gates = d, clip, gates
+        self.may_clip = clip < 1 or bool(first.abs().amax() > clip)  # a new state lies between the old one and ±1
+        self.states = first.new_empty(n_bins + 1, n, d)
+        self.states[0] = first
+        self.resets = first.new_empty(n_bins, n, d)  # r ⊙ h
+        self.minus_one = first.new_tensor(-1.0)
+        self.weight_ru, self.weight_n = (part.contiguous() for part in weight.split([2 * d, d], 1))
+        self.state, self.reset, self.gate = self.states.unbind(), self.resets.unbind(), gates.unbind()
+        self.ru = gates[..., : 2 * d].unbind()
+        self.r, self.u, self.n = (part.unbind() for part in gates.split(d, 2))
+
+    def recur(self, t: int) -> None:
+        """Adds the state before bin t to the sums of r and u."""
+        self.ru[t].addmm_(self.state[t], self.weight_ru)
+
+    def step(self, t: int, seen: Tensor | None) -> None:
+        """From the sums of bin t, n's without its recurrent part, to the state; held where `seen` is 0."""
+        state, new, n = self.state[t], self.state[t + 1], self.n[t]
+        self.ru[t].sigmoid_()
+        torch.mul(self.r[t], state, out=self.reset[t])
+        n.addmm_(self.reset[t], self.weight_n, beta=2, alpha=2).sigmoid_()
+        torch.add(self.minus_one, n, alpha=2, out=n)  # tanh, in half the time
+        torch.lerp(n, state, self.u[t], out=new)
+        if self.may_clip:
+            new.clamp_(-self.clip, self.clip)
+        if seen is not None:
+            torch.lerp(state, new, seen, out=new)
+
+
+class _Back:
+    """The way back through a cell's run; `gates` receives the gradients of its sums."""
+
+    def __init__(self, cell: _Cell, gates: Tensor) -> None:
+        self.cell, self.gates, self.gate = cell, gates, gates.unbind()
+        self.from_ru, self.from_n = cell.weight_ru.T, cell.weight_n.T
+        self.ru = gates[..., : 2 * cell.d].unbind()
+        self.r, self.u, self.n = (part.unbind() for part in gates.split(cell.d, 2))
+
+    def step(self, t: int, d_new: Tensor, seen: Tensor | None) -> Tensor:
+        """From the gradient of the state after bin t to that of the one before, but for what went through `recur`."""
+        c, state, r, u, n = self.cell, self.cell.state[t], self.cell.r[t], self.cell.u[t], self.cell.n[t]
+        kept = None if seen is None else d_new * (1 - seen)
+        if kept is not None:
+            d_new = d_new - kept
+        if c.may_clip:
+            d_new = d_new * (c.state[t + 1].abs() < c.clip)
+        d_state = d_new * u
+        torch.ops.aten.tanh_backward.grad_input(d_new - d_state, n, grad_input=self.n[t])
+        d_reset = torch.mm(self.n[t], self.from_n)
+        torch.mul(d_reset, state, out=self.r[t])
+        torch.sub(state, n, out=self.u[t]).mul_(d_new)
+        torch.ops.aten.sigmoid_backward.grad_input(self.ru[t], c.ru[t], grad_input=self.ru[t])
+        d_state.addcmul_(d_reset, r)
+        return d_state if kept is None else d_state.add_(kept)
+
+    def recur(self, t: int, d_state: Tensor) -> None:
+        """Adds what the state before bin t gave to the sums of r and u."""
+        d_state.addmm_(self.ru[t], self.from_ru)
+
+    def weight(self) -> Tensor:
+        """The recurrent weight's gradient."""
+        c = self.cell
+        of_ru, of_n = self.gates.split([2 * c.d, c.d], 2)
+        return torch.cat([_product(c.states[:-1], of_ru), _product(c.resets, of_n)], 1)
+
+
+def _seen(observed: Tensor | None, n_bins: int) -> list[Tensor | None]:
+    """Each bin's (B, 1) of `observed`, or None where nobody has a gap."""
+    if observed is None:
+        return [None] * n_bins
+    gaps = (observed.amin((1, 2)) < 1).tolist()
+    return [here if gap else None for here, gap in zip(observed.unbind(), gaps, strict=True)]
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Σ over bins and windows of a bᵀ: (T, B, M), (T, B, N) -> (M, N)."""
+    return a.flatten(0, 1).T @ b.flatten(0, 1)
