@@ -25,11 +25,12 @@ from rtdsae.model.family import Dims, Family, Neurons
 from rtdsae.model.priors import Normal
 from rtdsae.recordings import Recording
 from rtdsae.train.alignment import Alignment, align_session
+from rtdsae.train.average import Averaged
 from rtdsae.train.behaviour import factors_and_behaviour
 from rtdsae.train.config import TrainConfig
 from rtdsae.train.export import CHECKED_BINS, session_files, session_of, weights
 from rtdsae.train.fit import Progress, Standing, make_fabric, run_epochs
-from rtdsae.train.objective import valid_scores
+from rtdsae.train.objective import Loss, valid_scores
 from rtdsae.train.run import describe, last_bins, npz, session_name, vocabulary
 from rtdsae.train.windows import SessionWindows, Tensors
 
@@ -154,6 +155,7 @@ def rebuild(source: Bundle, recording: Recording, name: str, config: TrainConfig
         bin_width_s=m.bin_width_s,
         anchor_bins=m.anchor_bins,
         horizon_bins=m.horizon_bins,
+        lanes=m.lanes,
     )
     # Its table of f's prior stayed behind, and only the likelihood counts: any prior does, of the same variance.
     model = msgspec.structs.replace(config.model, f_prior=Normal(variance=config.model.f_prior.variance))
@@ -198,17 +200,18 @@ def fit_session(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Fit the session in use, all else frozen: validation scores before and after."""
     session = family.requires_grad_(False).session.requires_grad_(True)
-    fabric = make_fabric(config.fit)
+    fabric = make_fabric(msgspec.structs.replace(config.fit, devices=1, nodes=1))
     optimizer = torch.optim.AdamW(
         session.parameters(), lr=config.fit.learning_rate, weight_decay=config.fit.weight_decay
     )
-    model, optimizer = fabric.setup(family, optimizer)
+    loss, optimizer = fabric.setup(Loss(family, config.objective), optimizer)
     before = valid_scores(family, [windows], 4 * config.fit.batch_size, fabric.device)
     standing = Standing(best=before.get("nll_heldout", before["nll_masked"]))
     best, after = copy.deepcopy(session.state_dict()), before
-    for metrics, improved in run_epochs(fabric, model, family, optimizer, [windows], config, standing):
+    average = Averaged(family)
+    for metrics, improved in run_epochs(fabric, loss, family, average, optimizer, [windows], config, standing):
         if improved:
-            best = copy.deepcopy(session.state_dict())
+            best = copy.deepcopy(average.module.session.state_dict())
             after = {k.removeprefix("valid/"): v for k, v in metrics.items() if k.startswith("valid/")}
         report(Progress(standing.epoch, config.fit.epochs, metrics, standing.best_epoch))
     session.load_state_dict(best)

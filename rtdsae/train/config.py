@@ -28,6 +28,7 @@ __all__ = [
     "Window",
     "calibration_config",
     "load_config",
+    "make_config",
 ]
 
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
@@ -62,10 +63,19 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Window(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The causal split: S anchor bins, then R bins that are modelled and scored."""
+    """The causal split: S anchor bins, then R bins that are modelled and scored; and how it is kept up in a stream.
+
+    Attributes:
+        anchor_bins: S.
+        horizon_bins: R.
+        lanes: how many copies of the model take turns at being anchored anew in a stream, each every R bins; with 1 it
+            runs on from one anchor for ever. The read-out to behaviour is fitted so, `evaluate` scores so, and so the
+            bundle runs.
+    """
 
     anchor_bins: Count = 10
     horizon_bins: Count = 40
+    lanes: Count = 2
 
 
 class BetaVAE(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag="beta_vae", tag_field="kind"):
@@ -124,6 +134,8 @@ class Objective(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         cv_mask: fraction of the training windows' entries that is neither shown nor trained on, but scored (`nll_cv`).
         gap_rate: fraction of training windows with a run of unobserved bins.
         gap_bins: longest such run.
+        spike_jitter_bins: each spike of a training window is moved by up to so many bins; 0 for none.
+        shift_bins: each neuron of a training window is moved as a whole by up to so many bins; 0 for none.
         f_objective: what becomes of f's KL: `beta_vae`, `annealed_vae`, `beta_tcvae` or `factor_vae`.
         kl_f_scale: weight of f's KL; 1 is the evidence lower bound.
         kl_z_scale: weight of z's KL.
@@ -137,6 +149,8 @@ class Objective(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     cv_mask: Fraction = 0.0
     gap_rate: Fraction = 0.2
     gap_bins: Count = 5
+    spike_jitter_bins: Natural = 0
+    shift_bins: Natural = 0
     f_objective: BetaVAE | AnnealedVAE | BetaTCVAE | FactorVAE = BetaVAE()
     kl_f_scale: Weight = 0.005
     kl_z_scale: Weight = 0.005
@@ -166,6 +180,11 @@ class Fit(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         accelerator: Fabric's.
         precision: Fabric's.
         threads: CPU threads; small matrices gain nothing from more than one.
+        shards: parts that a batch is taken in, each with masks and noise of its own: a step needs less memory, and
+            several processes can share it. It is the same run however many do.
+        devices: processes on each computer, each with a GPU of its own where there are GPUs; together they take a
+            batch's shards, by PyTorch's DDP.
+        nodes: computers; the command is to be started on each, by torchrun or with NODE_RANK and MASTER_ADDR set.
     """
 
     epochs: Count = 300
@@ -178,6 +197,9 @@ class Fit(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     threads: Count = 1
+    shards: Count = 1
+    devices: Count = 1
+    nodes: Count = 1
 
 
 class TrainConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -209,13 +231,18 @@ def load_config(path: Path, overrides: tuple[str, ...] = (), data: tuple[str, ..
         raise ConfigError(f"cannot read {path} as YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds no config: expected the sections {', '.join(TrainConfig.__struct_fields__)}")
+    return make_config(tree, str(path), overrides, data)
+
+
+def make_config(tree: dict[str, Any], source: str, overrides: tuple[str, ...], data: tuple[str, ...]) -> TrainConfig:
+    """A configuration from plain values by section, which are changed; else as `load_config`."""
     for override in overrides:
         apply(tree, override)
     if data:
         section = tree.get("data") or {}
         path_or_paths = data[0] if len(data) == 1 else list(data)
         tree["data"] = section | {"path": path_or_paths} if isinstance(section, dict) else section
-    return convert(tree, str(path))
+    return convert(tree, source)
 
 
 def calibration_config(tree: dict[str, Any], overrides: tuple[str, ...], data: str, source: str) -> TrainConfig:
@@ -274,10 +301,30 @@ def rules(config: TrainConfig) -> Iterator[tuple[bool, str]]:
     """What must hold between sections, beyond each value's own bounds."""
     m, o = config.model, config.objective
     yield m.z_lag <= config.window.anchor_bins, "model.z_lag is above window.anchor_bins, which it looks back on"
+    yield (
+        config.window.lanes <= config.window.horizon_bins,
+        "window.lanes is above window.horizon_bins, in which they take turns",
+    )
     yield m.causal or not m.z_lag, "model.z_lag is for a causal model: set it to 0 where model.causal is false"
     yield (
         not o.discriminative or isinstance(m.f_prior, Sequence),
         "objective.discriminative needs model.f_prior.kind: sequence",
+    )
+    bins = config.window.anchor_bins + config.window.horizon_bins
+    yield (
+        max(o.spike_jitter_bins, o.shift_bins) < bins,
+        "objective.spike_jitter_bins and shift_bins: below the window's bins",
+    )
+    f = config.fit
+    yield (
+        f.shards % (f.devices * f.nodes) == 0,
+        f"fit.shards={f.shards} cannot be shared by fit.devices × fit.nodes = {f.devices * f.nodes} processes: "
+        f"set fit.shards={f.devices * f.nodes}",
+    )
+    yield f.shards <= f.batch_size, "fit.shards is above fit.batch_size: a shard has a window at least"
+    yield (
+        f.devices * f.nodes == 1 or not isinstance(o.f_objective, FactorVAE),
+        "objective.f_objective factor_vae learns its discriminator in one process: leave fit.devices at 1",
     )
     yield len(config.data.paths) < 2 or m.readin_dim > 0, "several sessions need model.readin_dim above 0"
 

@@ -63,13 +63,13 @@ class StepGraph(nn.Module):
         return (state, *(value for value in out if value is not None))
 
 
-def export(run: Run, out: Path, lanes: int = 1, overwrite: bool = False) -> bundle.Bundle:
+def export(run: Run, out: Path, lanes: int | None = None, overwrite: bool = False) -> bundle.Bundle:
     """Write a run's best model as a bundle.
 
     Args:
         run: a run with a finished epoch.
         out: the bundle's folder; its name is the bundle's.
-        lanes: batch size of the graphs, fixed from here on.
+        lanes: batch size of the graphs, fixed from here on; None for what the model was trained for.
         overwrite: replace a bundle that is there already.
 
     Raises:
@@ -86,7 +86,8 @@ def export(run: Run, out: Path, lanes: int = 1, overwrite: bool = False) -> bund
         raise ExportError(f"{out} exists: choose another --out, or replace it with --overwrite")
     bundle.check_replaceable(out, overwrite)
     family = run.model()
-    files = {"MODEL_CARD.md": card(run, out.name).encode(), "weights.npz": npz(weights(family, run.alignment()))}
+    lanes = lanes or family.dims.lanes
+    files = {"MODEL_CARD.md": card(run, out.name, lanes).encode(), "weights.npz": npz(weights(family, run.alignment()))}
     for i, session in enumerate(run.info["sessions"]):
         sample = run.sample(i, family.dims.anchor_bins + CHECKED_BINS)
         made = session_files(family.use(i), sample, lanes)
@@ -262,7 +263,7 @@ def session_of(family: Family, session: dict[str, Any], run_info: dict[str, Any]
     )
 
 
-def card(run: Run, name: str) -> str:
+def card(run: Run, name: str, lanes: int) -> str:
     """The model card: what it is, what it was trained on, how it scores, how to remake it."""
     d, info = run.dims, run.info
     scores: dict[str, Any] = info.get("scores", {})
@@ -277,12 +278,14 @@ def card(run: Run, name: str) -> str:
             *rows,
         ]
     title = TITLES[family_of(run)]
+    turns = f"in a stream its {lanes} lanes take turns at being anchored anew"
+    upkeep = turns if lanes > 1 else "in a stream it runs on from one anchor"
     return "\n".join(
         [
             f"# {name}",
             "",
             f"{title} in a causal split, bins of {1000 * d.bin_width_s:g} ms: anchored on the first {d.anchor_bins} "
-            f"bins, trained to run {d.horizon_bins} bins on. Best epoch {info['best_epoch'] + 1} of "
+            f"bins, trained to run {d.horizon_bins} bins on; {upkeep}. Best epoch {info['best_epoch'] + 1} of "
             f"{info['epochs_done']}.",
             "",
             "| session | channels | trained on | data hash |",

@@ -4,7 +4,13 @@ Every epoch draws from its own seed (windows, masks, noise), so a run that was i
 end goes on bit for bit on a CPU.
 """
 
+import atexit
+import contextlib
+import ctypes
+import gc
 import math
+import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +19,26 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+from lightning_fabric.strategies import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from rtdsae.errors import TrainingError
+from rtdsae.errors import RtdsaeError, TrainingError
 from rtdsae.model.family import Family
 from rtdsae.recordings import Recording
 from rtdsae.train.alignment import align, learnt
+from rtdsae.train.augment import augment
+from rtdsae.train.average import Averaged
 from rtdsae.train.behaviour import fit_behaviour
 from rtdsae.train.config import FactorVAE, Fit, TrainConfig
 from rtdsae.train.factor_vae import Adversary
-from rtdsae.train.objective import Schedule, loss_terms, valid_scores
-from rtdsae.train.run import Run, vocabulary
+from rtdsae.train.objective import Loss, Schedule, valid_scores
+from rtdsae.train.run import FAILED, Run, vocabulary
 from rtdsae.train.windows import SessionWindows, Tensors
 
-__all__ = ["Progress", "Standing", "make_fabric", "run_epochs", "train"]
+__all__ = ["Progress", "Standing", "keep_memory", "make_fabric", "run_epochs", "train", "train_epoch"]
 
 MIN_LR_FRACTION = 0.1
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,19 @@ class Progress:
     epochs: int
     metrics: dict[str, float]
     best_epoch: int
+
+
+class NotFinite(TrainingError):
+    """The loss of a batch is no number.
+
+    Attributes:
+        session: whose batch it was.
+        first: (B,) the first bins of its windows.
+    """
+
+    def __init__(self, message: str, session: int, first: torch.Tensor) -> None:
+        super().__init__(message)
+        self.session, self.first = session, first
 
 
 @dataclass
@@ -84,11 +107,10 @@ def train(
             What is wrong from the start leaves nothing behind.
     """
     fit, s, r = config.fit, config.window.anchor_bins, config.window.horizon_bins
-    torch.set_num_threads(fit.threads)
+    keep_memory()
     sessions = session_windows(recordings, config)
-    fabric = make_fabric(fit, TensorBoardLogger(path, name="tensorboard", version=""))
-    make = Run.resume if resume else Run.create
-    run = make(path, config, recordings, command)
+    fabric = make_fabric(fit, TensorBoardLogger(path, name="tensorboard", version=""), len(sessions))
+    run = begin(fabric, path, lambda: (Run.resume if resume else Run.create)(path, config, recordings, command))
     run.info["too_short"] = sum(windows.too_short for session in sessions for windows in (session.train, session.valid))
 
     torch.manual_seed(fit.seed)
@@ -99,28 +121,87 @@ def train(
         )
     align(family, recordings)
     optimizer = torch.optim.AdamW(family.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
-    model, optimizer = fabric.setup(family, optimizer)
+    loss, optimizer = fabric.setup(Loss(family, config.objective), optimizer)
     adversary = make_adversary(config, fabric.device)
-    standing = restore(run, family, optimizer, adversary) if resume else Standing()
+    average = Averaged(family)
+    standing = restore(run, family, average, optimizer, adversary) if resume else Standing()
+    epochs = run_epochs(fabric, loss, family, average, optimizer, sessions, config, standing, adversary)
+    if not fabric.is_global_zero:
+        follow(epochs)
+        return run
+    run.trim_metrics(standing.epoch)
+    gc.collect()
+    gc.freeze()  # what is there by now stays: not worth looking through again and again
 
+    begun = time.monotonic() - run.info.get("seconds", 0.0)
     try:
-        for metrics, improved in run_epochs(fabric, model, family, optimizer, sessions, config, standing, adversary):
+        for metrics, improved in epochs:
             epoch = standing.epoch
             if improved:
-                run.save_checkpoint("best.pt", {"model": family.state_dict(), "epoch": epoch, "finished": False})
+                best = {"model": average.module.state_dict(), "epoch": epoch, "finished": False}
+                run.save_checkpoint("best.pt", best)
             run.append_metrics({"epoch": epoch, **metrics})
-            run.save_checkpoint("last.pt", snapshot(family, optimizer, standing, adversary))
+            run.save_checkpoint("last.pt", snapshot(family, average, optimizer, standing, adversary))
             fabric.log_dict(metrics, step=epoch)
+            run.info["seconds"] = round(time.monotonic() - begun, 3)
             report(Progress(epoch, fit.epochs, metrics, standing.best_epoch))
         run.info["state"] = "finished"
     except KeyboardInterrupt:
         run.info["state"] = "interrupted"
+    except NotFinite as error:
+        batch = sessions[error.session].tensors.windows_at(error.first, s + r)
+        run.save_failed(error.session, error.first, batch.counts, batch.u)
+        run.info["state"] = "failed"
+        finish(run, sessions, standing, s + r)
+        raise TrainingError(f"{error}; the batch is in {run.path / FAILED}") from None
     except TrainingError:
         run.info["state"] = "failed"
         finish(run, sessions, standing, s + r)
         raise
+    finally:
+        gc.unfreeze()
     finish(run, sessions, standing, s + r)
     return run
+
+
+def begin(fabric: Fabric, path: Path, make: Callable[[], Run]) -> Run:
+    """The run, which the first process makes; the others open it.
+
+    Raises:
+        RtdsaeError: what `make` raised, in all of them.
+    """
+    refused = None
+    if fabric.is_global_zero:
+        try:
+            run = make()
+        except RtdsaeError as error:
+            refused = error
+    if refused := fabric.broadcast(refused):
+        raise refused
+    return run if fabric.is_global_zero else Run.open(path)
+
+
+def follow(epochs: Iterator[object]) -> None:
+    """What the processes beside the first one do: their part of each epoch, and no word of success or failure.
+
+    Ctrl-C is the first one's to answer; when it is gone, so are they.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(TrainingError, RuntimeError):
+        for _ in epochs:
+            pass
+
+
+def keep_memory() -> None:
+    """Has the C library keep what is freed, as far as that can be had (glibc).
+
+    Else it returns a batch's large tensors to the system, which hands out the same pages again, zeroed, a fault each: a
+    tenth of a training step on a CPU.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def session_windows(recordings: Sequence[Recording], config: TrainConfig) -> list[SessionWindows]:
@@ -146,25 +227,37 @@ def make_adversary(config: TrainConfig, device: torch.device) -> Adversary | Non
     return Adversary(config.model.f_dim, chosen.units, chosen.learning_rate, device)
 
 
-def make_fabric(fit: Fit, logger: TensorBoardLogger | None = None) -> Fabric:
-    """Fabric on the wanted device, with curves where a logger is given.
+def make_fabric(fit: Fit, logger: TensorBoardLogger | None = None, n_sessions: int = 1) -> Fabric:
+    """Fabric on the wanted devices, with curves where a logger is given; several processes begin here.
 
     Raises:
-        TrainingError: the device is not there.
+        TrainingError: a device is not there.
     """
+    # a batch is of one session, and leaves the others' parameters unused
+    strategy = DDPStrategy(find_unused_parameters=n_sessions > 1) if fit.devices * fit.nodes > 1 else "auto"
+    places: dict[str, Any] = {"devices": fit.devices, "num_nodes": fit.nodes, "strategy": strategy}
     try:
-        fabric = Fabric(accelerator=fit.accelerator, devices=1, precision=fit.precision, loggers=logger)
+        fabric = Fabric(accelerator=fit.accelerator, precision=fit.precision, loggers=logger, **places)
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise TrainingError(f"fit.accelerator={fit.accelerator} cannot be had ({reason}): choose cpu or auto") from None
     fabric.launch()
+    if fabric.world_size > 1:
+        atexit.register(leave_group)
     return fabric
+
+
+def leave_group() -> None:
+    """Ends the processes' connections; their threads abort an interpreter that ends before them."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def run_epochs(
     fabric: Fabric,
-    model: torch.nn.Module,
+    loss: torch.nn.Module,
     family: Family,
+    average: Averaged,
     optimizer: torch.optim.Optimizer,
     sessions: list[SessionWindows],
     config: TrainConfig,
@@ -173,7 +266,7 @@ def run_epochs(
 ) -> Iterator[tuple[dict[str, float], bool]]:
     """Epoch after epoch until they or the patience end: the metrics of each, and whether it was the best so far.
 
-    `standing` is where to go on from, and is kept up to date.
+    `standing` is where to go on from, and is kept up to date, as `average` is, which the validation scores are of.
     """
     fit = config.fit
     for epoch in range(standing.epoch + 1, fit.epochs):
@@ -181,8 +274,8 @@ def run_epochs(
             return
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(fit, epoch)
-        metrics = train_epoch(fabric, model, family, optimizer, sessions, config, epoch, adversary)
-        scores = valid_scores(family, sessions, 4 * fit.batch_size, fabric.device)
+        metrics = train_epoch(fabric, loss, family, average, optimizer, sessions, config, epoch, adversary)
+        scores = valid_scores(average.module, sessions, 4 * fit.batch_size, fabric.device)
         metrics |= {f"valid/{name}": value for name, value in scores.items()}
         metrics["learning_rate"] = learning_rate(fit, epoch)
         standing.epoch = epoch
@@ -195,46 +288,113 @@ def run_epochs(
 
 def train_epoch(
     fabric: Fabric,
-    model: torch.nn.Module,
+    loss: torch.nn.Module,
     family: Family,
+    average: Averaged,
     optimizer: torch.optim.Optimizer,
     sessions: list[SessionWindows],
     config: TrainConfig,
     epoch: int,
     adversary: Adversary | None = None,
 ) -> dict[str, float]:
-    """One pass over freshly drawn windows: the mean of each loss term."""
+    """One pass over freshly drawn windows: the mean of each loss term.
+
+    A batch is taken in shards, of which this process takes some and others the rest; their gradients are averaged by
+    their windows.
+    """
     fit, objective = config.fit, config.objective
-    torch.manual_seed(fit.seed * 1_000_003 + epoch)  # masks and noise
+    torch.manual_seed(epoch_seed(fit, epoch))  # masks and noise
     batches = draw_batches(sessions, fit, epoch)
     n_windows = sum(len(first) for _, first in batches)
     schedule = Schedule(epoch, min(1.0, (epoch + 1) / (objective.ramp_epochs + 1)), n_windows)
     sums: dict[str, float] = {}
-    for i, first in batches:
+    for step, (i, firsts) in enumerate(batches):
         session = sessions[i]
         family.use(session.index)
-        batch = session.tensors.windows_at(first, session.train.bins, fabric.device)
-        context, heldin = session.context(first, fabric.device), session.tensors.heldin.to(fabric.device)
-        terms, f = loss_terms(model, family, batch, context, heldin, objective, schedule, adversary)
-        if not torch.isfinite(terms["loss"]):
-            bad = ", ".join(name for name, value in terms.items() if not torch.isfinite(value))
-            raise TrainingError(f"{bad} is not finite in epoch {epoch}: lower fit.learning_rate or fit.clip_norm")
+        mine = list(enumerate(firsts.tensor_split(fit.shards)))[fabric.global_rank :: fabric.world_size]
         optimizer.zero_grad()
-        fabric.backward(terms["loss"])
-        fabric.clip_gradients(model, optimizer, max_norm=fit.clip_norm)
+        drawn: list[torch.Tensor] = []
+        for shard, first in mine:
+            if fit.shards > 1:  # whoever takes it draws the same masks and noise
+                torch.manual_seed(epoch_seed(fit, epoch) * 1_000_003 + step * fit.shards + shard)
+            batch = session.tensors.windows_at(first, session.train.bins, fabric.device)
+            context, heldin = session.context(first, fabric.device), session.tensors.heldin.to(fabric.device)
+            batch = augment(batch, heldin, objective)
+            last = shard == mine[-1][0]
+            with memory_explained(fit, session.train.bins), fabric.no_backward_sync(loss, not last):  # type: ignore[arg-type]
+                terms, f = loss(batch, context, heldin, schedule, adversary)
+                check_finite(fabric, terms, epoch, i, firsts)
+                fabric.backward(terms["loss"] * (len(first) * fabric.world_size / len(firsts)))
+            drawn.append(f.detach())
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(first) / n_windows
+        fabric.clip_gradients(loss, optimizer, max_norm=fit.clip_norm)
         optimizer.step()
+        average.update_parameters(family)
         if adversary:
-            terms["discriminator"] = torch.tensor(adversary.learn(f))
-        for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(first) / n_windows
-    return {f"train/{name}": value for name, value in sums.items()}
+            learnt = adversary.learn(torch.cat(drawn))
+            sums["discriminator"] = sums.get("discriminator", 0.0) + learnt * len(firsts) / n_windows
+    return {f"train/{name}": value for name, value in add_up(fabric, sums).items()}
+
+
+def epoch_seed(fit: Fit, epoch: int) -> int:
+    """From which everything in an epoch is drawn."""
+    return fit.seed * 1_000_003 + epoch
+
+
+def check_finite(
+    fabric: Fabric, terms: dict[str, torch.Tensor], epoch: int, session: int, firsts: torch.Tensor
+) -> None:
+    """All processes end where the loss of one is no number.
+
+    Raises:
+        NotFinite: it is not.
+    """
+    finite: Any = torch.isfinite(terms["loss"]).float()
+    if fabric.world_size > 1:
+        finite = fabric.all_reduce(finite, reduce_op="mean")
+    if finite < 1:
+        bad = ", ".join(name for name, value in terms.items() if not torch.isfinite(value)) or "another process's loss"
+        why = f"{bad} is not finite in epoch {epoch}: lower fit.learning_rate or fit.clip_norm"
+        raise NotFinite(why, session, firsts)
+
+
+def add_up(fabric: Fabric, sums: dict[str, float]) -> dict[str, float]:
+    """The sums of all processes, added."""
+    if fabric.world_size == 1:
+        return sums
+    total = fabric.all_reduce(torch.tensor(list(sums.values()), dtype=torch.float64), reduce_op="sum")
+    assert isinstance(total, torch.Tensor)
+    return dict(zip(sums, total.tolist(), strict=True))
+
+
+@contextlib.contextmanager
+def memory_explained(fit: Fit, bins: int) -> Iterator[None]:
+    """Says what to lower where memory does not suffice.
+
+    Raises:
+        TrainingError: it does not.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        words = str(error)
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in words:
+            raise
+        raise TrainingError(
+            f"out of memory on a batch of {fit.batch_size} windows of {bins} bins in fit.shards={fit.shards}: raise "
+            "that, or lower fit.batch_size, window.horizon_bins or the model's sizes, and begin anew"
+        ) from None
 
 
 def draw_batches(sessions: list[SessionWindows], fit: Fit, epoch: int) -> list[tuple[int, torch.Tensor]]:
-    """One epoch's batches: (session, first bins of its windows), the sessions' batches in random order."""
-    generator = torch.Generator().manual_seed(fit.seed * 1_000_003 + epoch)
+    """One epoch's batches: (session, first bins of its windows), the sessions' batches in random order.
+
+    A last batch of fewer windows than shards is left out.
+    """
+    generator = torch.Generator().manual_seed(epoch_seed(fit, epoch))
     drawn = [session.train.draw(generator).split(fit.batch_size) for session in sessions]
-    batches = [(i, first) for i, firsts in enumerate(drawn) for first in firsts]
+    batches = [(i, first) for i, firsts in enumerate(drawn) for first in firsts if len(first) >= fit.shards]
     if len(sessions) == 1:
         return batches
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
@@ -247,25 +407,41 @@ def learning_rate(fit: Fit, epoch: int) -> float:
 
 
 def snapshot(
-    family: Family, optimizer: torch.optim.Optimizer, standing: Standing, adversary: Adversary | None
+    family: Family,
+    average: Averaged,
+    optimizer: torch.optim.Optimizer,
+    standing: Standing,
+    adversary: Adversary | None,
 ) -> dict[str, Any]:
     """What last.pt holds."""
-    content = {"model": family.state_dict(), "optimizer": optimizer.state_dict(), "standing": vars(standing)}
+    content = {"model": family.state_dict(), "average": average.state_dict()}
+    content |= {"optimizer": optimizer.state_dict(), "standing": vars(standing)}
     return content | ({"adversary": adversary.state_dict()} if adversary else {})
 
 
-def restore(run: Run, family: Family, optimizer: torch.optim.Optimizer, adversary: Adversary | None) -> Standing:
-    """Put last.pt back; a run that was ended in its first epoch begins anew."""
+def restore(
+    run: Run,
+    family: Family,
+    average: Averaged,
+    optimizer: torch.optim.Optimizer,
+    adversary: Adversary | None,
+) -> Standing:
+    """Put last.pt back; a run that was ended in its first epoch begins anew.
+
+    Raises:
+        TrainingError: it is damaged, or of a version that kept no average.
+    """
     if not (run.path / "last.pt").exists():
         return Standing()
     last = run.load_checkpoint("last.pt")
+    if "average" not in last:
+        raise TrainingError(f"{run.path} is of an earlier version of rtdsae, which cannot be gone on with: train again")
     family.load_state_dict(last["model"])
+    average.load_state_dict(last["average"])
     optimizer.load_state_dict(last["optimizer"])
     if adversary:
         adversary.load_state_dict(last["adversary"])
-    standing = Standing(**last["standing"])
-    run.trim_metrics(standing.epoch)
-    return standing
+    return Standing(**last["standing"])
 
 
 def finish(run: Run, sessions: list[SessionWindows], standing: Standing, min_bins: int) -> None:

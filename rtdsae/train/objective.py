@@ -7,7 +7,8 @@ is selected on hidden entries or held-out neurons too: the likelihood of entries
 copying them. L_f is KL(f), or what `objective.f_objective` makes of it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +22,13 @@ from rtdsae.train.factor_vae import Adversary
 from rtdsae.train.total_correlation import decompose
 from rtdsae.train.windows import Batch, SessionWindows
 
-__all__ = ["Schedule", "loss_terms", "valid_scores"]
+__all__ = ["Loss", "Schedule", "loss_terms", "valid_scores"]
 
 VALID_MASK = 0.2  # fraction of validation entries that is hidden and scored
 VALID_SEED = 7  # one mask for all epochs and runs, so that their scores compare
 
 
-@dataclass(frozen=True)
-class Schedule:
+class Schedule(NamedTuple):
     """Where in training a batch stands.
 
     Attributes:
@@ -50,7 +50,7 @@ def scored_entries(dropped: Tensor, observed: Tensor, heldin: Tensor) -> Tensor:
 
 
 def loss_terms(
-    model: nn.Module,
+    model: Callable[..., Explained],
     family: Family,
     batch: Batch,
     context: Context,
@@ -62,8 +62,8 @@ def loss_terms(
     """The training loss and its terms.
 
     Args:
-        model: the family as Fabric wrapped it.
-        family: the same, unwrapped.
+        model: the family, or what stands before it and watches.
+        family: the same.
         batch: windows of S + R bins.
         context: what is known of them.
         heldin: (n_neurons,) bool.
@@ -102,6 +102,25 @@ def loss_terms(
     annealed = isinstance(o.f_objective, AnnealedVAE)  # its capacity is its schedule
     loss_f = terms["f_objective"] if annealed else schedule.ramp * o.kl_f_scale * terms["f_objective"]
     return {"loss": terms["nll"] + loss_f + schedule.ramp * weighted, **terms}, f
+
+
+class Loss(nn.Module):
+    """`loss_terms` as a module: what is shared among processes, so that every parameter that the loss uses is.
+
+    Args:
+        family: the model.
+        objective: weights and rates.
+    """
+
+    def __init__(self, family: Family, objective: Objective) -> None:
+        super().__init__()
+        self.family, self.objective = family, objective
+
+    def forward(
+        self, batch: Batch, context: Context, heldin: Tensor, schedule: Schedule, adversary: Adversary | None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """See `loss_terms`."""
+        return loss_terms(self.family, self.family, batch, context, heldin, self.objective, schedule, adversary)
 
 
 def static_terms(

@@ -4,10 +4,11 @@ config.yaml      the configuration as it was used
 run.json         what the model was made for, the data's hash, versions, and where the run stands
 metrics.csv      one row an epoch
 tensorboard/     the same curves
-best.pt          the weights with the best selection score, behaviour read-out included
-last.pt          weights, optimiser and counters after the last finished epoch
+best.pt          the averaged weights with the best selection score, behaviour read-out included
+last.pt          weights, their average, optimiser and counters after the last finished epoch
 sample.npz       a stretch of each session's real input, on which an export is checked
 alignment.npz    condition averages as the trained read-ins map them, which a later session begins from
+failed.npz       the batch whose loss was not finite: session, first bins of its windows, their counts and inputs
 """
 
 import csv
@@ -20,6 +21,7 @@ import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +39,10 @@ from rtdsae.recordings import Recording
 from rtdsae.train.alignment import Alignment
 from rtdsae.train.config import TrainConfig, convert
 
-__all__ = ["Run", "heldout_flags", "prepare", "session_name", "vocabulary"]
+__all__ = ["FAILED", "Run", "heldout_flags", "prepare", "session_name", "vocabulary"]
 
 SAMPLE_BINS = 1200
+FAILED = "failed.npz"
 
 
 def prepare(recording: Recording, config: TrainConfig) -> Recording:
@@ -101,8 +104,11 @@ class Run:
             "versions": {
                 "rtdsae": rtdsae.__version__,
                 "torch": str(torch.__version__),
+                "numpy": np.__version__,
                 "python": platform.python_version(),
             },
+            "begun": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": 0.0,
             "state": "training",
         }
         run = cls(path, config, info)
@@ -138,11 +144,12 @@ class Run:
         """Open a run to go on with, by the configuration and data that it was begun with.
 
         Raises:
-            TrainingError: with the first difference. `fit.epochs`, `fit.patience` and the data's path may differ.
+            TrainingError: with the first difference. `fit.epochs`, `fit.patience`, how many processes and the
+                data's path may differ.
         """
         run = cls.open(path)
         old, new = (flatten(msgspec.to_builtins(c)) for c in (run.config, config))
-        for key in ("fit.epochs", "fit.patience", "data.path"):
+        for key in ("fit.epochs", "fit.patience", "fit.devices", "fit.nodes", "data.path"):
             old[key] = new[key]
         if changed := [key for key in new if old.get(key) != new[key]]:
             key = changed[0]
@@ -184,7 +191,11 @@ class Run:
         return names.index(name)
 
     def build(self) -> Family:
-        """A fresh model of this run's family and sizes."""
+        """A fresh model of this run's family and sizes; from here on torch has `fit.threads`.
+
+        Its own choice, every core, made an export nine times slower where another program had one of two cores.
+        """
+        torch.set_num_threads(self.config.fit.threads)
         return make_family(self.config.model, self.dims)
 
     def model(self) -> Family:
@@ -252,6 +263,11 @@ class Run:
         kept = {name: arrays[f"{name}{session}"] for name in ("x", "u") if f"{name}{session}" in arrays}
         return {name: np.resize(values, (bins, values.shape[1])) for name, values in kept.items()}
 
+    def save_failed(self, session: int, first: torch.Tensor, counts: torch.Tensor, u: torch.Tensor | None) -> None:
+        """Write failed.npz."""
+        arrays = {"session": np.array(session), "first": first.numpy(), "counts": counts.numpy()}
+        write(self.path / FAILED, npz(arrays if u is None else arrays | {"u": u.numpy()}))
+
     def save_alignment(self, alignment: Alignment) -> None:
         """Write alignment.npz."""
         arrays = {"conditions": np.array(alignment.conditions), "averages": alignment.averages}
@@ -312,6 +328,7 @@ def dims_of(recordings: Sequence[Recording], config: TrainConfig) -> Dims:
         bin_width_s=first.bin_width_s,
         anchor_bins=config.window.anchor_bins,
         horizon_bins=config.window.horizon_bins,
+        lanes=config.window.lanes,
     )
 
 

@@ -15,6 +15,7 @@ from rtdsae.recordings import Recording
 
 __all__ = ["Batch", "SessionWindows", "Tensors", "Windows"]
 
+MOST_VALUES = 40_000_000  # that means and deviations are taken from
 CV_SEED = 11  # the entries that `objective.cv_mask` keeps apart are the same in all epochs and runs
 
 
@@ -42,7 +43,8 @@ class Tensors:
         cv_mask: fraction of the entries that is kept apart.
 
     Attributes:
-        counts: (bins, n_neurons) float32.
+        counts: (bins, n_neurons), in the recording's own memory where its type is small, else a byte or two each: a
+            session of hours and a thousand channels is held once, and becomes floats a batch at a time.
         heldin: (n_neurons,) bool, the neurons that the encoders see.
         u: (bins, U) float32, or None.
         apart: (bins, n_neurons) float32 of 0 and 1, or None.
@@ -50,7 +52,7 @@ class Tensors:
 
     def __init__(self, recording: Recording, cv_mask: float = 0.0) -> None:
         self.recording = recording
-        self.counts = torch.from_numpy(recording.counts.astype(np.float32))
+        self.counts = torch.from_numpy(compact(recording.counts))
         heldout = np.zeros(recording.n_channels, bool) if recording.heldout is None else recording.heldout
         self.heldin = torch.from_numpy(~heldout)
         self.u = None if recording.external is None else torch.from_numpy(recording.external.astype(np.float32))
@@ -60,9 +62,19 @@ class Tensors:
     def windows_at(self, first: Tensor, bins: int, device: torch.device | str = "cpu") -> Batch:
         """The windows of `bins` bins that begin at the bins `first`, (B,)."""
         index = first[:, None] + torch.arange(bins)
-        counts = self.counts[index].to(device)
+        counts = self.counts[index].to(device).float()
         u, apart = (None if series is None else series[index].to(device) for series in (self.u, self.apart))
         return Batch(counts, counts[..., self.heldin.to(device)], u, apart)
+
+
+def compact(counts: np.ndarray) -> np.ndarray:
+    """The same values in a type of at most four bytes; no copy where it is one already, and writable."""
+    if counts.dtype.kind == "f" or counts.dtype.itemsize <= 2:
+        kind = counts.dtype if counts.dtype in (np.float32, np.uint8, np.int8, np.int16) else np.float32
+    else:
+        kind = np.dtype(np.uint8) if counts.max() < 1 << 8 else np.dtype(np.float32)
+    small = counts.astype(kind, copy=False)
+    return small if small.flags.writeable else small.copy()
 
 
 class Windows:
@@ -158,5 +170,7 @@ class SessionWindows:
         return Context(label, (self.first_sequence + segment).to(device), windows.to(device))
 
     def training_bins(self) -> Tensor:
-        """All bins of the training segments, (T, n_neurons)."""
-        return torch.cat([self.tensors.counts[a:b] for a, b in self.train.segments])
+        """Bins of the training segments, (T, n_neurons) float32: all, or evenly spaced ones of a long recording."""
+        bins = int((self.train.segments[:, 1] - self.train.segments[:, 0]).sum())
+        every = -(-bins * self.tensors.counts.shape[1] // MOST_VALUES)
+        return torch.cat([self.tensors.counts[a:b:every] for a, b in self.train.segments]).float()

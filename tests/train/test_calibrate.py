@@ -47,7 +47,7 @@ def config(model=MODEL, paths=("day0.h5", "day1.h5"), **fit):
     return TrainConfig(
         model=model,
         data=Data(path=paths),
-        window=Window(anchor_bins=S, horizon_bins=R),
+        window=Window(anchor_bins=S, horizon_bins=R, lanes=1),
         objective=Objective(ramp_epochs=2),
         fit=Fit(**fit),
     )
@@ -360,7 +360,7 @@ def test_real_neurons_that_the_model_never_saw_are_decoded_by_its_own_read_out(t
     c = TrainConfig(
         model=model,
         data=Data(path="even.h5"),
-        window=Window(anchor_bins=10, horizon_bins=30),
+        window=Window(anchor_bins=10, horizon_bins=30, lanes=1),
         objective=Objective(ramp_epochs=2, coordinated_dropout=0.3),
         fit=Fit(epochs=12, batch_size=32, learning_rate=1e-2, accelerator="cpu"),
     )

@@ -1,5 +1,6 @@
 import csv
 import json
+from datetime import datetime
 
 import msgspec
 import numpy as np
@@ -27,7 +28,7 @@ from rtdsae.train.config import (
     TrainConfig,
     Window,
 )
-from rtdsae.train.fit import train
+from rtdsae.train.fit import memory_explained, train
 from rtdsae.train.latents import modelled_bins, segment_outputs
 from rtdsae.train.run import Run, prepare
 from rtdsae.train.windows import Tensors
@@ -140,6 +141,39 @@ def test_patience_stops_early(tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_what_to_lower(tmp_path):
     with pytest.raises(TrainingError, match=r"not finite in epoch \d+: lower fit.learning_rate"):
         fit(tmp_path / "run", config(learning_rate=1e30, clip_norm=1e30))
+    with np.load(tmp_path / "run" / "failed.npz") as failed:
+        first, counts = failed["first"], failed["counts"]
+        assert failed["session"] == 0
+    assert counts.shape[1:] == (20, 8)
+    whole = prepare(recording(), config()).counts
+    np.testing.assert_array_equal(counts, np.stack([whole[a : a + 20] for a in first]))
+    assert Run.open(tmp_path / "run").info["state"] == "failed"
+
+
+@pytest.mark.parametrize(
+    "fails", [lambda: torch.empty(1 << 60), lambda: bytearray(1 << 62), lambda: exec("raise torch.OutOfMemoryError")]
+)
+def test_out_of_memory_says_what_to_lower(fails):
+    with (
+        pytest.raises(TrainingError, match=r"of memory on a batch of 64 windows of 50 bins in fit\.shards=1: raise"),
+        memory_explained(Fit(), 50),
+    ):
+        fails()
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    with pytest.raises(RuntimeError, match="cannot be multiplied"), memory_explained(Fit(), 50):
+        torch.ones(2, 3) @ torch.ones(2, 3)
+
+
+def test_a_run_says_when_it_was_begun_and_how_long_it_took(tmp_path):
+    first = fit(tmp_path / "run", config(epochs=3), interrupt_after(1)).info
+    assert datetime.fromisoformat(first["begun"]).tzinfo is not None
+    assert first["seconds"] > 0
+    assert first["versions"].keys() == {"rtdsae", "torch", "numpy", "python"}
+    resumed = fit(tmp_path / "run", config(epochs=3), resume=True).info
+    assert resumed["begun"] == first["begun"]
+    assert resumed["seconds"] > first["seconds"]
 
 
 def test_a_run_that_was_cut_off_is_refused_until_it_is_finished(tmp_path, monkeypatch):

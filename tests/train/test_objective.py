@@ -213,7 +213,7 @@ def test_capacity_grows_to_its_end_and_the_kl_is_drawn_to_it_from_both_sides(epo
     o = Objective(f_objective=AnnealedVAE(gamma=0.7, capacity=0.8, epochs=8), kl_f_scale=123.0)
     terms, _, seen = terms_of(family, o, Schedule(epoch, 1.0, N))
     kl = seen["explained"].kl["f"].mean().item()
-    assert 0.2 < kl < 0.4  # so C passes it on its way
+    assert 0.2 < kl < 0.8  # so C passes it on its way
     assert terms["f_objective"].item() == pytest.approx(0.7 * abs(kl - capacity) / SCALE, rel=1e-5)
     of_term, of_kl = (
         torch.autograd.grad(terms[key], family.f_enc.head.linear.bias, retain_graph=True)[0]

@@ -1,0 +1,85 @@
+"""Runs beside one another: how far they are, how they score, and in what their configurations differ."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rtdsae.errors import TrainingError
+from rtdsae.train.run import Run, flatten
+
+__all__ = ["compare", "find", "table"]
+
+SCORES = ("co_bps", "bps", "r2_true_rates", "r2_behaviour.mean")
+NOT_COMPARED = ("data.path",)  # the data's hash is
+NONE = "-"
+
+
+def find(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """The runs at, or in, these folders, by name; and a line for each that cannot be read.
+
+    Raises:
+        TrainingError: a folder is missing, or there is no run.
+    """
+    runs, damaged = {}, []
+    for path in paths:
+        if not path.is_dir():
+            raise TrainingError(f"{path}: no such folder: give a run directory, or a folder of runs")
+        for found in sorted(path.rglob("run.json")):
+            try:
+                runs[found.parent.resolve()] = Run.open(found.parent)
+            except Exception as error:  # one damaged run does not hide the others
+                damaged.append(str(error))
+    if not runs and not damaged:
+        raise TrainingError(f"no run in {', '.join(map(str, paths))}: rtdsae train makes them, in out/runs by default")
+    return list(runs.values()), damaged
+
+
+def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A row for each run, the best selection score of each set of data first.
+
+    Keys are `run`, `family`, `data` (the first session's hash), `state`, `epochs`, `best_epoch`, `score` (nats per bin
+    and neuron, of hidden entries or held-out neurons), `seconds`, whatever `evaluate` found of `SCORES`, and `config`,
+    the settings in which runs that have them differ.
+    """
+    configs = [flatten(msgspec.to_builtins(run.config)) for run in runs]
+    keys = sorted({key for config in configs for key in config} - set(NOT_COMPARED))
+    differing = [key for key in keys if len({repr(config[key]) for config in configs if key in config}) > 1]
+    rows = []
+    for run, config in zip(runs, configs, strict=True):
+        info, scores = run.info, run.info.get("scores", {})
+        rows.append(
+            {
+                "run": str(run.path),
+                "family": config["model.family"],
+                "data": info["sessions"][0]["data_hash"][:8],
+                "state": info["state"],
+                "epochs": info.get("epochs_done"),
+                "best_epoch": info["best_epoch"] + 1 if info.get("best_epoch", -1) >= 0 else None,
+                "score": info.get("best_score"),
+                "seconds": info.get("seconds"),
+                **{name: scores[name] for name in SCORES if name in scores},
+                "config": {key: config[key] for key in differing if key in config and key != "model.family"},
+            }
+        )
+    return sorted(rows, key=lambda row: (row["data"], row["score"] is None, row["score"] or 0.0))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as aligned columns; what differs of the configurations is at the end of each."""
+    names = [name for name in {name: None for row in rows for name in row} if name != "config"]
+    cells = [[*names, "settings that differ"]]
+    for row in rows:
+        settings = " ".join(f"{key}={shown(value)}" for key, value in row["config"].items())
+        cells.append([*(shown(row.get(name)) for name in names), settings])
+    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, [*widths, 0], strict=True)) for line in cells]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def shown(value: Any) -> str:
+    """A value in a cell."""
+    if value is None:
+        return NONE
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

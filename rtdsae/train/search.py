@@ -1,0 +1,471 @@
+"""Search for settings: a population that learns its settings while it trains, or random or TPE trials, on Ray Tune.
+
+A trial is an ordinary run, trained a generation of epochs at a time. After each generation its folder is handed to Ray
+as a checkpoint, so that a search can be interrupted, and its trials can move between the computers of a cluster.
+
+Population-based training (`pbt`): after each generation the worst quarter of the trials give up and go on from the
+folders of trials of the best quarter, weights, optimiser and all, with settings near theirs. That is Ray's own
+scheduler (Jaderberg et al. 2017, arXiv:1711.09846), all trials in step. In AutoLFADS (Keshtkaran et al. 2022,
+doi:10.1038/s41592-022-01675-0) each trial meets another one at random instead, and the worse of the two gives up.
+Settings are perturbed as there: multiplied by a factor drawn from 1 ± `explore`, and kept within their range. The
+learning rate falls over the whole search as it does in any run; what is searched is where it starts.
+
+    DIR/search.json  what was asked for; only the same can be gone on with
+    DIR/ray/         Ray's own state, pickled: go on only with what you trust
+    DIR/trials/000/  the trials, each a run directory; `search` in its run.json has the settings that it went through
+    DIR/best/        a copy of the best one
+"""
+
+import json
+import logging
+import math
+import os
+import random
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import ray
+from ray import tune
+from ray.tune.experiment import Trial as RayTrial
+from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchAlgorithm, Searcher
+
+from rtdsae.errors import RtdsaeError, TrainingError, one_line
+from rtdsae.recordings import Recording
+from rtdsae.train.config import FactorVAE, TrainConfig
+from rtdsae.train.fit import Progress, train
+from rtdsae.train.run import Run, write
+from rtdsae.train.space import Choices, Search, check_shapes, explore, leaves, whole
+
+__all__ = ["Found", "Generation", "search"]
+
+FREE = ("concurrent", "gpus")  # may differ when a search goes on
+GIVES_UP = 0.25  # of a population, after each generation
+KEPT = 4  # checkpoints of each trial; Ray wants more than 2 of a population
+RAY = {  # what Ray reads of the environment, where it is not set there
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial without a GPU sees none
+    "RAY_AIR_NEW_OUTPUT": "0",  # whose verbosity 0 still prints
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # metrics.csv and run.json are the log
+}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A trial that has trained for a generation, for whoever shows it.
+
+    Attributes:
+        trial: its name, the folder in `trials`.
+        generation: from 1.
+        generations: how many there are.
+        epoch: epochs done.
+        score: nats per bin and neuron, less is better: of a population, the best one in this generation; else the best
+            one so far. Infinite where the loss was not finite.
+        best: the best score so far.
+        values: what was searched.
+        failure: why the trial could not go on, or nothing.
+    """
+
+    trial: str
+    generation: int
+    generations: int
+    epoch: int
+    score: float
+    best: float
+    values: dict[str, Any]
+    failure: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """How a search ended.
+
+    Attributes:
+        best: the best trial's run, DIR/best.
+        trial: the name of that trial.
+        finished: trials that came to their end.
+        failed: what stopped trials, a line each.
+        state: `finished` or `interrupted`.
+    """
+
+    best: Run
+    trial: str
+    finished: int
+    failed: list[str]
+    state: str
+
+
+# -------------------------------------------------------------------------------------------------------- one trial
+
+
+class Trial(tune.Trainable):
+    """A run that is trained a generation at a time, where Ray wants it."""
+
+    def setup(self, config: dict[str, Any], search: Search, recordings: Sequence[Recording], command: str) -> None:
+        """Begin with the values that are searched."""
+        self.search, self.recordings, self.command = search, recordings, command
+        self.folder = tempfile.TemporaryDirectory(prefix="rtdsae-search-")
+        self.path = Path(self.folder.name) / "run"
+        self.values = config
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin anew, for another trial in this process."""
+        self.values = new_config
+        shutil.rmtree(self.path, ignore_errors=True)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train for a generation; what is reported is as in `Generation`."""
+        settings = self.search.settings
+        generation = self.iteration
+        try:
+            info, scores = train_until(
+                self.path,
+                self.search.config(self.values),
+                self.values,
+                self.recordings,
+                self.search.epochs(generation),
+                self.command,
+            )
+            failure = ""
+        except RtdsaeError as error:
+            info, scores, failure = read_info(self.path), [], str(error)
+        best = info.get("best_score", math.inf)
+        result = {
+            "epoch": info.get("epochs_done", 0),
+            "score": min(filter(math.isfinite, scores), default=math.inf) if settings.method == "pbt" else best,
+            "best": best,
+            "failure": failure,
+        }
+        over = generation + 1 == settings.generations
+        stopped = settings.method != "pbt" and (bool(failure) or info["state"] == "finished")
+        return result | {"done": over or stopped}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Hand the run over; a trial that could not even begin has none."""
+        if self.path.exists():
+            shutil.copytree(self.path, checkpoint_dir, dirs_exist_ok=True)
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        """Go on from a run, this trial's or another's."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        copy_run(Path(checkpoint_dir), self.path)
+
+    def cleanup(self) -> None:
+        """Leave nothing behind."""
+        self.folder.cleanup()
+
+
+def train_until(
+    path: Path,
+    config: TrainConfig,
+    values: dict[str, Any],
+    recordings: Sequence[Recording],
+    epochs: int,
+    command: str,
+) -> tuple[dict[str, Any], list[float]]:
+    """Train the run at `path`, new or begun, until so many epochs are done.
+
+    Returns:
+        The run's info, and the selection score of each epoch.
+
+    Raises:
+        TrainingError, ConfigError: as `train` does.
+    """
+    scores: list[float] = []
+
+    def report(progress: Progress) -> None:
+        m = progress.metrics
+        scores.append(m.get("valid/nll_heldout", m["valid/nll_masked"]))
+        if epochs <= progress.epoch + 1 < progress.epochs:
+            raise KeyboardInterrupt  # `train` leaves a run that can be used, and gone on with
+
+    begun = (path / "run.json").exists()
+    if begun:
+        adopt(path, config, values)
+    run = train(path, config, recordings, report, command=command, resume=begun)
+    run.info["commands"] = list(dict.fromkeys(run.info["commands"]))
+    run.info.setdefault("search", [{"epoch": 0, "values": values}])
+    run.save_info()
+    return run.info, scores
+
+
+def adopt(path: Path, config: TrainConfig, values: dict[str, Any]) -> None:
+    """Give a run other settings, by which it goes on: what a resumed run refuses, and a population lives on.
+
+    The learning rate is set anew every epoch; what the optimisers keep is set here.
+    """
+    run = Run.open(path)
+    if run.config == config:
+        return
+    run.config = config
+    run.info.setdefault("search", []).append({"epoch": run.info.get("epochs_done", 0), "values": values})
+    if (path / "last.pt").exists():
+        last = run.load_checkpoint("last.pt")
+        for group in last["optimizer"]["param_groups"]:
+            group["weight_decay"] = config.fit.weight_decay
+        if isinstance(config.objective.f_objective, FactorVAE):
+            for group in last["adversary"]["optimizer"]["param_groups"]:
+                group["lr"] = config.objective.f_objective.learning_rate
+        run.save_checkpoint("last.pt", last)
+    run.save_config()
+    run.save_info()
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """run.json of a run that may not exist."""
+    return Run.open(path).info if (path / "run.json").exists() else {}
+
+
+def copy_run(source: Path, target: Path) -> None:
+    """Copy a run, without what Ray keeps beside it."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(".*", "*.partial"))
+
+
+# ------------------------------------------------------------------------------------------------------- the search
+
+
+def search(
+    wanted: Search,
+    recordings: Sequence[Recording],
+    out: Path,
+    report: Callable[[Generation], None],
+    *,
+    address: str | None = None,
+    command: str = "",
+) -> Found:
+    """Run a search, or go on with it. Ctrl-C ends it after what it has, and the same call goes on.
+
+    Args:
+        wanted: the search.
+        recordings: the prepared recordings; Ray hands them to the trials.
+        out: the folder to make, or to go on with. On a cluster, all of its computers have to see it.
+        report: called after each generation of a trial.
+        address: a Ray cluster's; without one, Ray is started on this computer for as long as it takes.
+        command: what the user typed, for the model card.
+
+    Raises:
+        ConfigError: a population cannot be over one of the keys.
+        TrainingError: `out` is something else, or another search; or no trial came to anything.
+    """
+    if wanted.settings.method == "pbt":
+        check_shapes(wanted, recordings)
+    claim(out, wanted, recordings)
+    for key, value in RAY.items():
+        os.environ.setdefault(key, value)
+    for said_here in ("ray.tune.tune", "ray.tune.analysis.experiment_analysis"):
+        logging.getLogger(said_here).setLevel(logging.CRITICAL)
+    begun = any(out.glob("ray/experiment_state-*.json"))
+    searcher, scheduler = method(wanted, slowest(out, wanted.settings.trials) if begun else 0)
+    random.seed(wanted.settings.seed)  # Ray's scheduler draws from it
+    with_ray = not ray.is_initialized()
+    if with_ray:
+        start_ray(wanted, address)
+    try:
+        trials = tune.run(
+            tune.with_parameters(Trial, search=wanted, recordings=list(recordings), command=command),
+            name="ray",
+            storage_path=str(out.resolve()),
+            metric="score",
+            mode="min",
+            config={key: start(wanted, key) for key in wanted.axes},
+            num_samples=wanted.settings.trials,
+            search_alg=searcher,
+            scheduler=scheduler,
+            resources_per_trial={"cpu": wanted.base.fit.threads, "gpu": wanted.settings.gpus},
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT, checkpoint_frequency=1, checkpoint_at_end=True),
+            callbacks=[Reports(report, wanted)],
+            reuse_actors=True,
+            raise_on_failed_trial=False,
+            max_failures=1,  # a computer of a cluster may go away
+            trial_dirname_creator=str,
+            resume="AUTO+ERRORED" if begun else False,
+            verbose=0,
+        ).trials
+        return gather(out, trials, wanted.settings.trials)
+    finally:
+        if with_ray:
+            ray.shutdown()
+
+
+def start_ray(wanted: Search, address: str | None) -> None:
+    """Join a cluster, or begin one of this computer.
+
+    Raises:
+        TrainingError: there is no cluster at the address.
+    """
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address:
+        try:
+            host, _, port = address.rpartition("://")[2].rpartition(":")
+            if host:  # Ray itself tries for minutes
+                socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            ray.init(address, **quiet)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise TrainingError(f"no Ray cluster at {address}: {one_line(error)}; start one with ray start") from None
+        return
+    at_once = wanted.settings.concurrent
+    cpus = None if at_once is None else at_once * wanted.base.fit.threads
+    ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
+
+
+def claim(out: Path, wanted: Search, recordings: Sequence[Recording]) -> None:
+    """Make the search's folder, or see that it is this search's.
+
+    Raises:
+        TrainingError: it is not.
+    """
+    base = msgspec.to_builtins(wanted.base)
+    del base["data"]["path"]
+    asked = {
+        "search": {k: v for k, v in msgspec.to_builtins(wanted.settings).items() if k not in (*FREE, "base")},
+        "base": base,
+        "data": {str(i): recording.hash for i, recording in enumerate(recordings)},
+    }
+    path = out / "search.json"
+    if path.exists():
+        try:
+            old = leaves(json.loads(path.read_text()))
+        except (OSError, ValueError, AttributeError) as error:
+            raise TrainingError(f"{path} is damaged ({error}): search anew in another --out") from None
+        new = leaves(json.loads(json.dumps(asked)))
+        if changed := [key for key in {**old, **new} if old.get(key) != new.get(key)]:
+            key = changed[0]
+            was = "on other data" if key.startswith("data.") else f"with {key}={old.get(key)}, not {new.get(key)}"
+            raise TrainingError(f"{out} was begun {was}: go on with the same, or choose another --out")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise TrainingError(f"{out} exists and is no search: choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write(path, json.dumps(asked, indent=2).encode())
+    except OSError as error:
+        raise TrainingError(f"cannot write the search {out}: {error.strerror}") from None
+
+
+def start(wanted: Search, key: str) -> Any:
+    """Where a key's values are drawn from, or a population's trials begin."""
+    chosen = wanted.axes[key]
+    if isinstance(chosen, Choices):
+        return tune.choice(list(chosen.choices))
+    if wanted.settings.method == "pbt" and chosen.init is not None:
+        return chosen.init
+    low, high = chosen.low, chosen.high
+    if whole(wanted, key):
+        return tune.lograndint(low, high + 1) if chosen.log else tune.randint(low, high + 1)
+    return tune.loguniform(low, high) if chosen.log else tune.uniform(low, high)
+
+
+def slowest(out: Path, wanted: int) -> int:
+    """Generations that every trial of an interrupted search has done, those at their end aside."""
+    results = [trial.last_result or {} for trial in tune.ExperimentAnalysis(str(out.resolve() / "ray")).trials]
+    going = [result.get("training_iteration", 0) for result in results if not result.get("done")]
+    return 0 if len(results) < wanted else min(going, default=0)
+
+
+def method(wanted: Search, done: int) -> tuple[SearchAlgorithm | Searcher, TrialScheduler]:
+    """Who proposes trials, and who ends them; so many generations were done before the search goes on."""
+    s = wanted.settings
+    if s.method == "pbt":
+        draw = random.Random(s.seed)
+        return BasicVariantGenerator(random_state=s.seed), PopulationBasedTraining(
+            time_attr="training_iteration",
+            perturbation_interval=1,
+            burn_in_period=done + 1,  # Ray forgets where it was, and would wait for ever for a generation that is over
+            quantile_fraction=GIVES_UP,
+            custom_explore_fn=lambda values: explore(wanted, values, draw),
+            synch=True,
+        )
+    if s.method == "random":
+        return BasicVariantGenerator(max_concurrent=s.concurrent or 0, random_state=s.seed), FIFOScheduler()
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    proposals = OptunaSearch(seed=s.seed)
+    return ConcurrencyLimiter(proposals, s.concurrent) if s.concurrent else proposals, FIFOScheduler()
+
+
+class Reports(tune.Callback):
+    """Hands what Ray says of a trial to whoever shows it."""
+
+    def __init__(self, report: Callable[[Generation], None], wanted: Search) -> None:
+        self.report, self.wanted = report, wanted
+
+    def on_trial_result(
+        self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A generation of a trial has ended."""
+        self.report(
+            Generation(
+                trial=name(trial),
+                generation=result["training_iteration"],
+                generations=self.wanted.settings.generations,
+                epoch=result["epoch"],
+                score=result["score"],
+                best=result["best"],
+                values={key: result["config"][key] for key in self.wanted.axes},
+                failure=result["failure"],
+            )
+        )
+
+
+def name(trial: RayTrial) -> str:
+    """A trial's folder: its number, which Ray keeps in its tag, whatever order it restores them in."""
+    return f"{int(trial.experiment_tag.partition('_')[0]):03}"
+
+
+# ---------------------------------------------------------------------------------------------------------- the end
+
+
+def gather(out: Path, trials: Sequence[RayTrial], wanted: int) -> Found:
+    """Lay out every trial as a run, and a copy of the best one; of so many that are wanted, some may not have begun.
+
+    Raises:
+        TrainingError: no trial has a finished epoch.
+    """
+    replace(out / "trials")
+    runs = dict(collected(out, trials))
+    failed = [f"trial {name(trial)}: {why}" for trial in trials if (why := reason(trial))]
+    scored = {key: run for key, run in runs.items() if run.info.get("best_score") is not None}
+    ended = [trial for trial in trials if trial.status == RayTrial.ERROR or (trial.last_result or {}).get("done")]
+    over = len(ended) == wanted
+    if not scored:
+        why = failed[0] if failed else "it was interrupted before a generation ended: the same command goes on"
+        raise TrainingError(f"no trial of {out} has come to anything: {why}")
+    best = min(scored, key=lambda key: scored[key].info["best_score"])
+    replace(out / "best")
+    copy_run(scored[best].path, out / "best")
+    finished = sum(not reason(trial) for trial in ended)
+    return Found(Run.open(out / "best"), best, finished, failed, "finished" if over else "interrupted")
+
+
+def collected(out: Path, trials: Sequence[RayTrial]) -> Iterator[tuple[str, Run]]:
+    """Each trial's last checkpoint as a run in DIR/trials."""
+    for trial in sorted(trials, key=name):
+        if trial.checkpoint is None:
+            continue
+        with trial.checkpoint.as_directory() as folder:
+            if (Path(folder) / "run.json").exists():
+                copy_run(Path(folder), out / "trials" / name(trial))
+                yield name(trial), Run.open(out / "trials" / name(trial))
+
+
+def reason(trial: RayTrial) -> str:
+    """Why a trial stopped before its end, or nothing."""
+    if trial.status == RayTrial.ERROR:
+        said = str(trial.get_error() or "").strip().splitlines()
+        return one_line(said[-1]) if said else "it was lost"
+    return str(trial.last_result.get("failure", "")) if trial.last_result else ""
+
+
+def replace(folder: Path) -> None:
+    """Remove what an earlier part of the search left."""
+    if folder.exists():
+        shutil.rmtree(folder)

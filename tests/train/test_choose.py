@@ -1,0 +1,99 @@
+"""What is chosen for a recording that nobody wrote a configuration for."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtdsae import recordings
+from rtdsae.cli import main
+from rtdsae.recordings import Recording, synthetic
+from rtdsae.train.choose import choose
+from rtdsae.train.config import make_config
+from rtdsae.train.run import Run, prepare
+
+CONFIG = make_config({"model": {"family": "lfads", "readin_dim": 1}}, "test", (), ("data.h5",))
+
+
+def chosen(*made):
+    """The configuration by its keys, which a configuration takes."""
+    choices = choose([prepare(recording, CONFIG) for recording in made])
+    assert all(choice.why for choice in choices)
+    make_config({}, "test", tuple(f"{c.key}={c.value}" for c in choices), tuple(f"{i}.h5" for i in range(len(made))))
+    return {choice.key: choice.value for choice in choices}
+
+
+def trials(n=40, bins=60, neurons=30, width=0.02, **parts):
+    firsts = bins * np.arange(n)
+    counts = np.random.default_rng(0).poisson(0.2, (n * bins, neurons))
+    return Recording(counts, width, segments=np.stack([firsts, firsts + bins], 1), **parts)
+
+
+@pytest.mark.parametrize(
+    ("recording", "window", "lanes"),
+    [
+        (synthetic.lorenz(n_conditions=8, n_trials=16), (10, 40), 1),  # as configs/lorenz.yaml
+        (synthetic.chaotic_rnn(n_conditions=20, n_trials=4), (20, 80), 1),  # as configs/chaotic_rnn.yaml
+        (trials(bins=30), (6, 24), 1),
+        (trials(bins=3000, n=4), (10, 40), 2),
+        (trials(bins=3000, n=4, width=0.001), (40, 160), 2),
+        (trials(bins=60, width=0.1), (10, 40), 1),
+        (trials(bins=253, n=1), (6, 24), 2),  # of one short segment 30 bins are for validation
+    ],
+)
+def test_the_window_fits_the_bins_and_the_segments(recording, window, lanes):
+    found = chosen(recording)
+    assert (found["window.anchor_bins"], found["window.horizon_bins"]) == window
+    assert found["window.lanes"] == lanes
+
+
+def test_what_comes_again_and_again_is_held_down_more():
+    often = chosen(trials(conditions=np.arange(40) % 4))
+    seldom = chosen(trials(conditions=np.arange(40)))
+    assert (often["model.dropout"], seldom["model.dropout"]) == (0.3, 0.1)
+    assert often["objective.l2_gen"] == 1
+    assert "objective.l2_gen" not in seldom
+
+
+def test_sizes_grow_with_the_channels_and_sessions_meet():
+    few, many = (chosen(trials(neurons=n)) for n in (20, 120))
+    assert few["model.fac_dim"] < many["model.fac_dim"]
+    assert few["objective.coordinated_dropout"] < many["objective.coordinated_dropout"]
+    assert "model.readin_dim" not in few
+    assert chosen(trials(), trials(neurons=20))["model.readin_dim"] > 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(2, 400), min_size=12, max_size=30),
+    width=st.floats(0.001, 0.2),
+    neurons=st.integers(1, 120),
+)
+def test_nine_windows_in_ten_fit_whatever_the_recording(lengths, width, neurons):
+    ends = np.cumsum(lengths)
+    counts = np.random.default_rng(0).poisson(0.2, (int(ends[-1]), neurons))
+    recording = Recording(counts, width, segments=np.stack([ends - lengths, ends], 1))
+    found = chosen(recording)
+    bins = found["window.anchor_bins"] + found["window.horizon_bins"]
+    there = np.asarray(lengths)[np.asarray(prepare(recording, CONFIG).splits) == "train"]
+    assert (there >= bins).mean() >= 0.85
+    assert found["window.lanes"] <= found["window.horizon_bins"]
+
+
+def test_train_needs_a_recording_and_nothing_else(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    recordings.save(dataclasses.replace(trials(), session="day"), tmp_path / "day.h5")
+    small = ["--set", "model.gen_dim=9", "--set", "fit.epochs=2", "--set", "fit.accelerator=cpu"]
+    assert main(["train", "--data", "day.h5", *small]) == 0
+    said = capsys.readouterr().out
+    assert "chosen for this recording" in said
+    assert "window.anchor_bins             10     0.2 s of 20 ms bins" in said
+    run = Run.open(tmp_path / "out/runs/chosen-day")
+    assert (run.config.model.gen_dim, run.config.fit.epochs, run.config.window.lanes) == (9, 2, 1)
+    assert main(["train", "--data", "day.h5", *small, "--resume"]) == 0
+    assert main(["train"]) == 2
+    assert "names no recording: give --data PATH" in capsys.readouterr().err
+    assert main(["train", "--data", "day.h5", "--set", "model.sise=3"]) == 2
+    assert "unknown field `sise`" in capsys.readouterr().err

@@ -1,0 +1,49 @@
+"""Latents of a recording, offline, are what the daemon's decoder gives."""
+
+import msgspec
+import numpy as np
+import pytest
+from test_fit import config, fit, recording
+
+from rtdsae.errors import ConfigError
+from rtdsae.serve.decoder import Decoder
+from rtdsae.serve.engine import Engine
+from rtdsae.train.config import convert
+from rtdsae.train.export import export
+from rtdsae.train.latents import modelled_bins, segment_outputs
+from rtdsae.train.windows import Tensors
+
+SEGMENTS = np.array([[0, 70], [70, 79], [79, 200], [200, 206]])  # shorter and longer than a lane's turn; S is 5, R 15
+
+
+def decoded(bundle, way, counts):
+    """By name, what the daemon's decoder answers to a segment's bins."""
+    m = bundle.manifest
+    decoder = Decoder(Engine(bundle), m.anchor_bins, m.horizon_bins, len(m.channels), way)
+    rows = []
+    for x in counts.astype(np.float32):
+        if decoder.decode(x, True) is not None:
+            rows.append({name: value.copy() for name, value in decoder.outputs.items()})
+        decoder.idle()
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+@pytest.mark.parametrize(("lanes", "way"), [(1, "once"), (2, "lanes"), (3, "lanes"), (4, "lanes")])
+def test_a_recording_gives_what_the_daemon_gives(tmp_path, lanes, way):
+    c = config(epochs=2)
+    c = msgspec.structs.replace(c, window=msgspec.structs.replace(c.window, lanes=lanes))
+    run, r = fit(tmp_path / "run", c), recording()
+    bundle = export(run, tmp_path / "bundle")
+    assert bundle.manifest.lanes == lanes
+    parts = [decoded(bundle, way, r.counts[a:b]) for a, b in SEGMENTS]
+    offline = segment_outputs(run.model(), Tensors(r), SEGMENTS)
+    assert len(offline["f"]) == len(modelled_bins(SEGMENTS, 5))
+    for name, values in offline.items():
+        expected = np.concatenate([part[name] for part in parts])
+        np.testing.assert_allclose(values, expected, atol=2e-5, rtol=2e-4, err_msg=name)
+
+
+def test_more_lanes_than_bins_to_take_turns_in_are_refused():
+    tree = {"model": {"family": "lfads"}, "window": {"horizon_bins": 3, "lanes": 4}}
+    with pytest.raises(ConfigError, match=r"window\.lanes is above window\.horizon_bins"):
+        convert(tree, "c.yaml")

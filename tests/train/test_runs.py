@@ -1,0 +1,65 @@
+"""Runs found, compared and listed."""
+
+import json
+
+import pytest
+from test_fit import FAMILIES, config, fit, interrupt_after
+
+from rtdsae.cli import main
+from rtdsae.errors import TrainingError
+from rtdsae.train.runs import compare, find
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Three runs, one of another family, and a damaged one."""
+    folder = tmp_path_factory.mktemp("runs")
+    fit(folder / "long", config(epochs=4))
+    fit(folder / "some" / "short", config(epochs=4, learning_rate=1e-5), interrupt_after(0))
+    fit(folder / "other", config(FAMILIES["fdmm"], epochs=1))
+    (folder / "damaged").mkdir()
+    (folder / "damaged" / "run.json").write_text("{")
+    return folder
+
+
+def test_runs_are_found_wherever_they_are_and_a_damaged_one_is_named(home):
+    runs, damaged = find([home, home / "long"])
+    assert sorted(run.path.name for run in runs) == ["long", "other", "short"]
+    assert len(damaged) == 1
+    assert "damaged" in damaged[0]
+
+
+def test_they_are_compared_by_score_and_by_the_settings_that_differ(home):
+    rows = {row["run"].rpartition("/")[2]: row for row in compare(find([home])[0])}
+    assert [row["score"] for row in rows.values()] == sorted(row["score"] for row in rows.values())
+    assert (rows["short"]["state"], rows["short"]["epochs"], rows["short"]["best_epoch"]) == ("interrupted", 1, 1)
+    assert rows["long"]["state"] == "finished"
+    assert rows["short"]["config"]["fit.learning_rate"] == 1e-5
+    assert rows["other"]["config"].keys() == {"fit.epochs", "fit.learning_rate"} | {
+        key for key in rows["other"]["config"] if key.startswith("model.")
+    }
+    assert "objective.kl_z_scale" not in rows["long"]["config"]  # all have the same
+    assert "model.con_dim" not in rows["other"]["config"]  # it has none
+    (lone,) = compare([run for run in find([home])[0] if run.path.name == "long"])
+    assert lone["config"] == {}
+
+
+def test_the_verb_lists_them(home, capsys):
+    assert main(["runs", str(home)]) == 0
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert lines[0].split()[:4] == ["run", "family", "data", "state"]
+    assert len(lines) == 4
+    assert "fit.learning_rate=1e-05" in next(line for line in lines if "short" in line)
+    assert "damaged" in said.err
+    assert main(["runs", str(home), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["runs"]) == 3
+    assert len(found["damaged"]) == 1
+
+
+def test_no_run_is_said(tmp_path, capsys):
+    assert main(["runs", str(tmp_path)]) == 2
+    assert "no run in" in capsys.readouterr().err
+    with pytest.raises(TrainingError, match="no such folder"):
+        find([tmp_path / "nowhere"])

@@ -1,0 +1,155 @@
+"""Searches: what a YAML file may ask for, and real ones on Ray, where it is installed."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+
+import pytest
+import yaml
+from test_fit import recording
+
+from rtdsae import bundle, recordings
+from rtdsae.cli import main
+from rtdsae.errors import ConfigError
+from rtdsae.train.run import Run
+from rtdsae.train.space import explore, load_search
+
+BASE = """\
+model: {family: lfads, ic_enc_dim: 6, f_dim: 4, ci_enc_dim: 6, con_dim: 5, z_dim: 2, gen_dim: 9, fac_dim: 4}
+window: {anchor_bins: 5, horizon_bins: 15}
+fit: {accelerator: cpu}
+"""
+SPACE = {"fit.learning_rate": {"low": 1e-6, "high": 1e-2, "log": True}, "model.dropout": {"low": 0.0, "high": 0.6}}
+SMALL = {"base": "c.yaml", "trials": 2, "burn_in_epochs": 1, "generation_epochs": 1, "generations": 2, "concurrent": 2}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(BASE)
+    recordings.save(recording(), tmp_path / "wave.h5")
+    return tmp_path
+
+
+def write(folder, **changes):
+    path = folder / "s.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, "method": "random", "space": SPACE, **changes}))
+    return path
+
+
+# what may be asked for ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method": "guess"}, r"s\.yaml: .*method"),
+        ({"base": "d.yaml"}, r"base: no training config at .*d\.yaml"),
+        ({"space": {}}, "space is empty"),
+        ({"trails": 3}, "trails"),
+        ({"trials": 0}, "trials"),
+        (
+            {"space": {"fit.learning_rat": {"low": 1e-5, "high": 1e-2}}},
+            r"learning_rat: the base has no such key",
+        ),
+        ({"space": {"fit.epochs": {"low": 1, "high": 9}}}, "set burn_in_epochs, generation_epochs and generations"),
+        ({"space": {"window.anchor_bins": {"low": 1, "high": 9}}}, "the trials would be scored on other bins"),
+        ({"space": {"model.dropout": {"low": 0.5, "high": 0.1}}}, "low 0.5 is not below high 0.1"),
+        ({"space": {"model.dropout": {"low": 0.0, "high": 0.5, "log": True}}}, "log needs low above 0"),
+        ({"space": {"model.dropout": {"low": 0.0, "high": 3.0}}}, r"dropout"),
+        ({"space": {"model.dropout": {"low": 0.1, "high": 0.5, "init": 0.7}}}, "init 0.7 is not between"),
+        ({"space": {"model.dropout": {"choices": [0.1]}}}, "one choice is no search"),
+        ({"space": {"model.dropout": 0.3}}, r"space"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_in_a_line(here, changes, said):
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_search(write(here, **changes), ("wave.h5",))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_search_that_is_not_there(here):
+    with pytest.raises(ConfigError, match="no search at nowhere"):
+        load_search(here.relative_to(here) / "nowhere.yaml")
+
+
+def test_perturbed_values_stay_in_their_range(here):
+    wanted = load_search(write(here, method="pbt"), ("wave.h5",))
+    draw, values = random.Random(0), {"fit.learning_rate": 9e-3, "model.dropout": 0.55}
+    for _ in range(200):
+        values = explore(wanted, values, draw)
+        assert 1e-6 <= values["fit.learning_rate"] <= 1e-2
+        assert 0 <= values["model.dropout"] <= 0.6
+
+
+def test_the_shipped_search_is_one():
+    from pathlib import Path
+
+    wanted = load_search(Path(__file__).parents[2] / "configs" / "search_lfads.yaml", ("a.h5",))
+    assert wanted.settings.method == "pbt"
+    assert "fit.learning_rate" in wanted.axes
+
+
+# real ones ------------------------------------------------------------------------------------------------------------
+
+RAY = "Ray is not installed: pip install 'rtdsae[search]'"
+
+
+@pytest.mark.timeout(180)
+def test_a_population_gives_up_its_worst_and_its_best_is_a_bundle(here):
+    pytest.importorskip("ray", reason=RAY)
+    space = {"fit.learning_rate": {"choices": [1e-9, 1e-2]}, "model.dropout": {"low": 0.0, "high": 0.3}}
+    write(here, method="pbt", trials=4, generations=3, space=space)
+    command = ["search", "s.yaml", "--data", "wave.h5", "--out", "out"]
+    assert main([*command, "--export", "made"]) == 0
+    trials = [Run.open(path) for path in sorted((here / "out" / "trials").iterdir())]
+    assert len(trials) == 4
+    passed = [[step.get("values", step) for step in run.info["search"]] for run in trials]
+    assert any(len({json.dumps(values, sort_keys=True) for values in one}) > 1 for one in passed)  # somebody changed
+    best = Run.open(here / "out" / "best")
+    assert best.info["best_score"] == min(run.info["best_score"] for run in trials)
+    assert best.model() is not None
+    assert bundle.load(here / "made").manifest.family == "lfads"
+    assert main([*command]) == 0  # nothing is left to do
+    write(here, method="pbt", trials=3, generations=3, space=space)
+    assert main(command) == 2
+
+
+@pytest.mark.timeout(120)
+def test_trials_by_tpe(here):
+    pytest.importorskip("ray", reason=RAY)
+    pytest.importorskip("optuna", reason=RAY)
+    write(here, method="tpe", trials=3)
+    assert main(["search", "s.yaml", "--data", "wave.h5", "--out", "out"]) == 0
+    assert len(list((here / "out" / "trials").iterdir())) == 3
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("method", ["random", "pbt"])
+def test_a_search_that_was_interrupted_goes_on(here, method):
+    pytest.importorskip("ray", reason=RAY)
+    write(here, method=method, trials=4, generations=4, concurrent=1)
+    command = [sys.executable, "-m", "rtdsae", "search", "s.yaml", "--data", "wave.h5", "--out", "out"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert any("generation 2/4" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        said = "".join(process.communicate(timeout=100))
+    assert "interrupted: 0 of 4 trials came to their end; the same command goes on" in said
+    before = {path.name: Run.open(path).info["search"][0] for path in (here / "out" / "trials").iterdir()}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert "finished: 4 of 4 trials" in done.stdout, done.stderr
+    assert {Run.open(path).info["epochs_done"] for path in (here / "out" / "trials").iterdir()} == {5}
+    if method == "random":  # the same trials by the same names
+        after = {path.name: Run.open(path).info["search"][0] for path in (here / "out" / "trials").iterdir()}
+        assert before.items() <= after.items()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "[::1]:1", "127.0.0.1:door"])
+def test_a_cluster_that_is_not_there_is_a_line(here, capsys, address):
+    pytest.importorskip("ray", reason=RAY)
+    write(here)
+    assert main(["search", "s.yaml", "--data", "wave.h5", "--out", "out", "--address", address]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len([line for line in said if f"no Ray cluster at {address}" in line]) == 1
