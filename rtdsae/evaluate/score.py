@@ -1,30 +1,32 @@
 """The scores of a run: a causal model by streaming it (`anchor` + `step`), bin by bin, as the daemon will.
 
 The acausal reference is scored over the same bins from overlapping windows, so that the two can be held side by side;
-only segments shorter than S + R bins are the causal model's alone.
+only segments shorter than S + R bins are the causal model's alone. Generated neurons have a ceiling besides: what an
+ideal observer, who knows their system, makes of the same spikes (`oracle`).
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rtdsae.errors import RecordingError, TrainingError
-from rtdsae.evaluate import figures
 from rtdsae.evaluate.latent_scores import latent_scores
 from rtdsae.evaluate.metrics import bits_per_spike, poisson_nll, r2
+from rtdsae.evaluate.oracle import oracle_rates
+from rtdsae.evaluate.references import Reference, references, shortest
 from rtdsae.model.family import Family
 from rtdsae.recordings import Recording, load
 from rtdsae.train.latents import modelled_bins, segment_outputs
 from rtdsae.train.run import Run, prepare
 from rtdsae.train.windows import Tensors
 
-__all__ = ["Report", "evaluate"]
+__all__ = ["Scored", "Streamed", "evaluate", "flat", "score", "stream_session"]
 
-SHOWN_S = 20.0  # of the scored part, in a figure over time
 NULL_MODELS = {
     "bps": "each held-in neuron's mean rate over the scored bins; the model saw these very spikes",
     "co_bps": "each held-out neuron's mean rate over the scored bins",
@@ -33,17 +35,59 @@ NULL_MODELS = {
 }
 
 
-@dataclass(frozen=True)
-class Report:
-    """What `evaluate` found of one session.
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What `evaluate` found of one session, and what it was found from.
 
     Attributes:
         scores: what `--json` prints; null where something could not be scored, with the reason under `reasons`.
-        figures: the PNGs that were drawn.
+        references: what simpler things score on the same bins, by the score's name.
+        run: whose model it is.
+        family: the model, of all sessions; `model` is the same with this session in use.
+        session: which of the run's sessions.
+        recording: with its splits and held-out neurons.
+        segments: the scored ones, (n, 2).
+        outputs: by name, (bins, size), of the segments' bins after their first S.
     """
 
     scores: dict[str, Any]
-    figures: list[Path]
+    references: dict[str, list[Reference]]
+    run: Run
+    family: Family
+    session: int
+    recording: Recording
+    segments: np.ndarray
+    outputs: dict[str, np.ndarray]
+
+    @property
+    def model(self) -> Family:
+        """The model, with this session in use."""
+        return self.family.use(self.session)
+
+    @cached_property
+    def bins(self) -> np.ndarray:
+        """The scored bins, in the order of `outputs`."""
+        return modelled_bins(self.segments, self.run.dims.anchor_bins)
+
+    @property
+    def name(self) -> str:
+        """The session's."""
+        return str(self.scores["session"])
+
+    @property
+    def family_name(self) -> str:
+        """The model's family, as in a configuration."""
+        return str(self.run.config.model.__struct_config__.tag)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """How many bins of each segment are scored, (n,)."""
+        return self.segments[:, 1] - self.segments[:, 0] - self.run.dims.anchor_bins
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where in `bins` each segment begins, (n,)."""
+        return np.cumsum(self.lengths) - self.lengths
 
     def table(self) -> str:
         """The scores for people."""
@@ -52,10 +96,15 @@ class Report:
         for name, null in NULL_MODELS.items():
             lines.append(f"  {name:14} {said(s[name], s['reasons'].get(name)):32} null: {null}")
         lines.append(f"  {'nll':14} {said(s['nll'], s['reasons'].get('nll')):32} nats per bin and held-in neuron, seen")
+        for name, what in (
+            ("oracle", "an ideal observer, who knows the system"),
+            ("fraction_of_oracle", "the model's"),
+        ):
+            lines.append(f"  {name:14} {said(s[name], s['reasons'].get(name)):32} {what}")
         for name, value in s["latents"].items():
             if value is not None:
                 lines.append(f"  {name:14} {said(value, None)}")
-        return "\n".join([*lines, *(f"  figure         {path}" for path in self.figures)])
+        return "\n".join(lines)
 
 
 def said(value: Any, reason: str | None) -> str:
@@ -69,8 +118,8 @@ def said(value: Any, reason: str | None) -> str:
     return f"{value:.4f}"
 
 
-def evaluate(run: Run, data: Path | None = None, session: str | None = None) -> list[Report]:
-    """Score a run's best model, draw its figures into `RUN/figures`, and keep the scores in run.json.
+def evaluate(run: Run, data: Path | None = None, session: str | None = None) -> list[Scored]:
+    """Score a run's best model, and keep the scores in run.json.
 
     Args:
         run: a run with a finished epoch.
@@ -79,7 +128,7 @@ def evaluate(run: Run, data: Path | None = None, session: str | None = None) -> 
         session: score this one alone.
 
     Returns:
-        A report for each session.
+        What was found of each session.
 
     Raises:
         ConfigError: there is no such session.
@@ -91,44 +140,76 @@ def evaluate(run: Run, data: Path | None = None, session: str | None = None) -> 
         recording = load(data, run.config.data.bin_width_s)
         chosen = [matching(run, recording, data, chosen)]
     family = run.model()
-    reports = [evaluate_session(run, family.use(i), i, data) for i in chosen]
+    scored = [evaluate_session(run, family.use(i), i, data) for i in chosen]
     if data is None and session is None:
-        run.info |= {"scores": together(reports), "scored_part": reports[0].scores["part"]}
+        run.info |= {"scores": together(scored), "scored_part": scored[0].scores["part"]}
         run.save_info()
-    return reports
+    return scored
 
 
-def evaluate_session(run: Run, family: Family, session: int, data: Path | None) -> Report:
-    """Score one session, which the model has in use."""
+class Streamed(NamedTuple):
+    """What a model gave for the scored part of a session.
+
+    Attributes:
+        recording: with its splits and held-out neurons.
+        part: the scored one: `test`, `valid`, or `whole` for another recording.
+        segments: the scored ones, (n, 2).
+        others: those of the other parts that are long enough.
+        outputs: by name, (bins, size), of the segments' bins after their first S.
+    """
+
+    recording: Recording
+    part: str
+    segments: np.ndarray
+    others: np.ndarray
+    outputs: dict[str, np.ndarray]
+
+
+def stream_session(run: Run, family: Family, session: int, data: Path | None) -> Streamed:
+    """Stream the part of a session that is scored; the model has the session in use.
+
+    Raises:
+        RecordingError: the recording is missing, or is not of the model's neurons.
+        TrainingError: no segment is long enough.
+    """
     recording, part = recording_of(run, session, data)
-    tensors, d, name = Tensors(recording), family.dims, run.info["sessions"][session]["name"]
-    least = d.anchor_bins + (1 if family.causal else d.horizon_bins)
+    least = shortest(family)
     parts = np.full(recording.n_segments, part) if data else np.asarray(recording.splits)
     long_enough = recording.segments[:, 1] - recording.segments[:, 0] >= least
-    segments = recording.segments[long_enough & (parts == part)]
+    segments, others = (recording.segments[long_enough & chosen] for chosen in (parts == part, parts != part))
     if len(segments) == 0:
         raise TrainingError(f"no {part} segment of {recording.session or 'the recording'} has {least} bins or more")
-    outputs = segment_outputs(family, tensors, segments)
+    return Streamed(recording, part, segments, others, segment_outputs(family, Tensors(recording), segments))
+
+
+def evaluate_session(run: Run, family: Family, session: int, data: Path | None) -> Scored:
+    """Score one session, which the model has in use."""
+    recording, part, segments, others, outputs = stream_session(run, family, session, data)
+    tensors, d = Tensors(recording), family.dims
     bins = modelled_bins(segments, d.anchor_bins)
-    others = recording.segments[long_enough & (parts != part)]
+    scored = score(run, recording, bins, outputs)
+    add_oracle(scored, run, recording, segments, d.anchor_bins)
     latents = latent_scores(family, tensors, segments, others if len(others) else segments)
+    simpler = references(family, tensors, segments, part, outputs["factors"])
     scores = {
-        "session": name,
+        "session": run.info["sessions"][session]["name"],
         "part": part,
-        "method": "streamed with anchor + step" if family.causal else "acausal windows (offline reference)",
+        "method": f"streamed with anchor + step, lanes: {d.lanes}"
+        if family.causal
+        else "acausal windows (offline reference)",
         "bins": len(bins),
-        **score(run, recording, bins, outputs),
+        **scored,
         "null_models": NULL_MODELS,
+        "references": {name: {r.key: r.value for r in some} for name, some in simpler.items()},
         "latents": latents.values,
     }
     scores["reasons"] |= {f"latents.{key}": reason for key, reason in latents.reasons.items()}
-    folder = run.path / "figures" / (data.stem if data else name if len(run.info["sessions"]) > 1 else "")
-    return Report(scores, draw(folder, recording, segments, outputs, d.anchor_bins))
+    return Scored(scores, simpler, run, family, session, recording, segments, outputs)
 
 
-def together(reports: list[Report]) -> dict[str, float]:
+def together(sessions: list[Scored]) -> dict[str, float]:
     """The plain numbers of all sessions, each the mean over the sessions that have it."""
-    numbers = [flat(report.scores) for report in reports]
+    numbers = [flat(scored.scores) for scored in sessions]
     names = {name: None for each in numbers for name in each}
     return {name: float(np.mean([each[name] for each in numbers if name in each])) for name in names}
 
@@ -218,6 +299,24 @@ def score(run: Run, recording: Recording, bins: np.ndarray, outputs: dict[str, n
     return {**scores, "reasons": reasons}
 
 
+def add_oracle(scores: dict[str, Any], run: Run, recording: Recording, segments: np.ndarray, anchor_bins: int) -> None:
+    """Add an ideal observer's scores over the same bins, and what part of them the model reaches."""
+    scores["oracle"] = scores["fraction_of_oracle"] = None
+    try:
+        rates = oracle_rates(recording, segments, anchor_bins)
+    except ValueError as error:
+        scores["reasons"] |= dict.fromkeys(("oracle", "fraction_of_oracle"), str(error))
+        return
+    alone = dataclasses.replace(recording, behaviour=None, behaviour_labels=())
+    found = score(run, alone, modelled_bins(segments, anchor_bins), {"rates": rates})
+    scores["oracle"] = {name: found[name] for name in ("r2_true_rates", "co_bps", "bps") if found[name] is not None}
+    scores["fraction_of_oracle"] = {
+        name: scores[name] / ceiling
+        for name, ceiling in scores["oracle"].items()
+        if name != "bps" and scores[name] is not None and ceiling > 0  # bps is of spikes that both have seen
+    }
+
+
 def by_label(labels: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
     """One score a column, and their mean."""
     return {"mean": float(np.mean(values)), **{name: float(v) for name, v in zip(labels, values, strict=True)}}
@@ -226,48 +325,10 @@ def by_label(labels: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
 def flat(scores: dict[str, Any]) -> dict[str, float]:
     """The plain numbers among the scores, for a bundle's manifest and card."""
     numbers: dict[str, float] = {}
-    for name in ("nll", *NULL_MODELS):
+    for name in ("nll", *NULL_MODELS, "fraction_of_oracle"):
         value = scores[name]
         if isinstance(value, dict):
             numbers |= {f"{name}.{label}": v for label, v in value.items()}
         elif value is not None:
             numbers[name] = value
     return numbers
-
-
-def draw(
-    folder: Path, recording: Recording, segments: np.ndarray, outputs: dict[str, np.ndarray], anchor_bins: int
-) -> list[Path]:
-    """The figures of the first scored stretch, and of conditions where trials have them."""
-    shown = slice(0, round(SHOWN_S / recording.bin_width_s))
-    width = recording.bin_width_s
-    modelled = segments[:, 1] - segments[:, 0] - anchor_bins
-    starts = [int(start) for start in np.cumsum(modelled)[:-1] if start < shown.stop]
-    at = modelled_bins(segments, anchor_bins)[shown]
-    truth, behaviour = recording.true_rates, recording.behaviour
-    drawn = [folder / "rates.png", folder / "factors.png"]
-    figures.rates(
-        drawn[0],
-        outputs["rates"][shown],
-        recording.counts[at],
-        bin_width_s=width,
-        channels=recording.channels,
-        true_rates=None if truth is None else truth[at],
-        heldout=recording.heldout,
-        starts=starts,
-    )
-    figures.factors(drawn[1], outputs["factors"][shown], bin_width_s=width, starts=starts)
-    if behaviour is not None and "behaviour" in outputs and behaviour.shape[1] == outputs["behaviour"].shape[1]:
-        drawn.append(folder / "behaviour.png")
-        decoded = outputs["behaviour"][shown]
-        labels = recording.behaviour_labels
-        figures.behaviour(drawn[-1], behaviour[at], decoded, labels, bin_width_s=width, starts=starts)
-    if recording.conditions is not None:
-        drawn.append(folder / "conditions.png")
-        shortest = int(modelled.min())
-        firsts = np.cumsum(modelled) - modelled
-        trials = np.stack([outputs["factors"][first : first + shortest] for first in firsts])
-        begun = np.searchsorted(recording.segments[:, 0], segments[:, 0])
-        shown_as = recording.conditions[begun]
-        figures.conditions(drawn[-1], trials, shown_as, bin_width_s=width, start_s=anchor_bins * width)
-    return drawn

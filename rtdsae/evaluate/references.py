@@ -1,0 +1,249 @@
+"""What simpler things score on the bins that a model is scored on: null models, and what people would use instead.
+
+They are fitted on the training part, and what has to be chosen for them is chosen on the validation part, or on the
+last fifth of the training part where the validation part is the scored one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from rtdsae.evaluate import nulls
+from rtdsae.evaluate.metrics import bits_per_spike, r2
+from rtdsae.model.family import Family
+from rtdsae.recordings import Recording
+from rtdsae.train.latents import modelled_bins, segment_outputs
+from rtdsae.train.windows import Tensors
+
+__all__ = ["Reference", "references", "shortest"]
+
+MOST_BINS = 20_000  # that something is fitted on
+NULL_BINS = 5_000  # that the model is streamed over for the null model of behaviour
+PIECE_BINS = 400  # a long segment is streamed for the null model in pieces, side by side
+HISTORY = 10  # bins of spikes, as people decode from
+MOST_COLUMNS = 2000  # of a regression
+GLM_TAUS = (2.0, 5.0, 12.0)  # bins
+SMOOTHING = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # bins
+PSTH_SDS = (0.5, 1.0, 2.0, 4.0, 8.0)  # bins
+SHIFTS = 200
+
+
+class Reference(NamedTuple):
+    """What something simpler scores.
+
+    Attributes:
+        key: its name for programs.
+        name: for people.
+        value: on the scored bins, or None.
+        what: what it is, or why it has no value.
+    """
+
+    key: str
+    name: str
+    value: float | None
+    what: str
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Segments of a recording by what they are for, (n, 2) each."""
+
+    fit: np.ndarray
+    choose: np.ndarray
+    scored: np.ndarray
+
+
+def references(
+    family: Family, tensors: Tensors, segments: np.ndarray, part: str, factors: np.ndarray
+) -> dict[str, list[Reference]]:
+    """The references of each score that the recording allows.
+
+    Args:
+        family: the model, its session in use.
+        tensors: the recording.
+        segments: the scored ones, (n, 2).
+        part: whose these are: `test`, `valid`, or `whole` for a recording that the model was not trained on.
+        factors: the model's, of the scored bins.
+
+    Returns:
+        By the score's name (`co_bps`, `r2_behaviour`, `r2_true_rates`); what cannot be had has the reason in its place.
+    """
+    recording, skip = tensors.recording, family.dims.anchor_bins
+    wanted = wanted_of(recording)
+    try:
+        parts = parts_of(recording, segments, part, shortest(family))
+    except ValueError as error:
+        return {score: [Reference(key, name, None, str(error)) for key, name in some] for score, some in wanted.items()}
+    compute: dict[str, Callable[[], tuple[float, str]]] = {
+        "glm": lambda: glm_reference(recording, parts, skip),
+        "ridge": lambda: ridge_reference(recording, parts, skip),
+        "shifted": lambda: shifted_reference(family, tensors, parts, factors),
+        "smoothed": lambda: smoothed_reference(recording, parts, skip),
+        "psth": lambda: psth_reference(recording, parts, skip),
+    }
+    found: dict[str, list[Reference]] = {}
+    for score, some in wanted.items():
+        for key, name in some:
+            try:
+                value, what = compute[key]()
+                known = float(value) if np.isfinite(value) else None
+                found.setdefault(score, []).append(Reference(key, name, known, what))
+            except ValueError as error:
+                found.setdefault(score, []).append(Reference(key, name, None, str(error)))
+    return found
+
+
+def wanted_of(recording: Recording) -> dict[str, list[tuple[str, str]]]:
+    """Which references belong to which score, by what the recording holds."""
+    wanted: dict[str, list[tuple[str, str]]] = {}
+    if recording.heldout is not None and recording.heldout.any():
+        wanted["co_bps"] = [("glm", "Poisson regression")]
+    if recording.behaviour is not None:
+        wanted["r2_behaviour"] = [("shifted", "shifted behaviour"), ("ridge", "ridge on spikes")]
+    if recording.true_rates is not None:
+        wanted["r2_true_rates"] = [("smoothed", "smoothed spikes")]
+        if recording.conditions is not None:
+            wanted["r2_true_rates"].append(("psth", "PSTH"))
+    return wanted
+
+
+def shortest(family: Family) -> int:
+    """How many bins a segment has at least that the model gives outputs for."""
+    return family.dims.anchor_bins + (1 if family.causal else family.dims.horizon_bins)
+
+
+def parts_of(recording: Recording, segments: np.ndarray, part: str, least: int) -> Parts:
+    """What to fit on and to choose on.
+
+    Raises:
+        ValueError: there is nothing to fit on.
+    """
+    if part == "whole":
+        raise ValueError("the recording was scored whole: nothing of it is left to fit on")
+    splits = np.asarray(recording.splits)
+    long_enough = recording.segments[:, 1] - recording.segments[:, 0] >= least
+    fit, choose = (recording.segments[long_enough & (splits == name)] for name in ("train", "valid"))
+    if part == "valid" or len(choose) == 0:
+        fit, choose = last_fifth(fit, least)
+    if len(fit) == 0 or len(choose) == 0:
+        raise ValueError("the training part is too short to fit on")
+    return Parts(limited(fit), limited(choose), segments)
+
+
+def last_fifth(segments: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray]:
+    """Segments without their last fifth, and that: of segments, or of one's time."""
+    if len(segments) >= 5:
+        n = len(segments) // 5
+        return segments[:-n], segments[-n:]
+    cut = segments[:, 1] - (segments[:, 1] - segments[:, 0]) // 5
+    parts = (np.stack([segments[:, 0], cut], 1), np.stack([cut, segments[:, 1]], 1))
+    first, last = (part[part[:, 1] - part[:, 0] >= least] for part in parts)
+    return first, last
+
+
+def limited(segments: np.ndarray, most: int = MOST_BINS) -> np.ndarray:
+    """Evenly spaced segments of about `most` bins together at most; of a longer one, its end."""
+    total = int((segments[:, 1] - segments[:, 0]).sum())
+    n = min(len(segments), max(1, len(segments) * most // total))
+    kept = segments[np.arange(n) * len(segments) // n]
+    kept[:, 0] = np.maximum(kept[:, 0], kept[:, 1] - most)
+    return kept
+
+
+def glm_reference(recording: Recording, parts: Parts, skip: int) -> tuple[float, str]:
+    """Held-out neurons from the recent spikes of the held-in ones."""
+    assert recording.heldout is not None
+    seen = recording.counts[:, ~recording.heldout]
+    if seen.shape[1] > MOST_COLUMNS:
+        raise ValueError(f"not fitted to more than {MOST_COLUMNS} channels")
+    fit, choose, scored = (
+        recording.counts[modelled_bins(part, skip)][:, recording.heldout]
+        for part in (parts.fit, parts.choose, parts.scored)
+    )
+    tried = []
+    for tau in GLM_TAUS:
+        x_fit, x_choose, x = (nulls.traces(seen, part, tau, skip) for part in (parts.fit, parts.choose, parts.scored))
+        tried.append(nulls.glm((x_fit, fit), (x_choose, choose), x))
+    best = nulls.best_of([score for _, score in tried])
+    faded = f"{1000 * GLM_TAUS[best] * recording.bin_width_s:g} ms"
+    return bits_per_spike(tried[best][0], scored), f"of the held-in spikes up to the bin, fading over {faded}"
+
+
+def ridge_reference(recording: Recording, parts: Parts, skip: int) -> tuple[float, str]:
+    """Behaviour from the last bins of the held-in spikes."""
+    assert recording.behaviour is not None
+    seen = recording.counts if recording.heldout is None else recording.counts[:, ~recording.heldout]
+    lags = min(HISTORY, MOST_COLUMNS // seen.shape[1])
+    if not lags:
+        raise ValueError(f"not fitted to more than {MOST_COLUMNS} channels")
+    fit, choose, scored = (
+        (nulls.lagged(seen, part, lags, skip), recording.behaviour[modelled_bins(part, skip)].astype(float))
+        for part in (parts.fit, parts.choose, parts.scored)
+    )
+    score = float(np.nanmean(r2(scored[1], nulls.ridge(fit, choose, scored[0]))))
+    return score, f"from the spikes of the last {lags} bins, a straight line"
+
+
+def shifted_reference(family: Family, tensors: Tensors, parts: Parts, factors: np.ndarray) -> tuple[float, str]:
+    """A read-out of the same factors, fitted to behaviour that was shifted in time."""
+    behaviour, skip = tensors.recording.behaviour, family.dims.anchor_bins
+    assert behaviour is not None
+    fit = pieces(limited(parts.fit, NULL_BINS), shortest(family))
+    streamed = segment_outputs(family, tensors, fit)["factors"]
+    y_fit, y = (behaviour[modelled_bins(part, skip)].astype(float) for part in (fit, parts.scored))
+    scores = nulls.shifted_scores((streamed, y_fit), factors, y, shifts=SHIFTS)
+    most = float(np.percentile(scores, 95))
+    return float(
+        scores.mean()
+    ), f"a read-out fitted to behaviour of another time; {SHIFTS} shifts, 95 % below {most:.3f}"
+
+
+def pieces(segments: np.ndarray, least: int) -> np.ndarray:
+    """Long segments cut up, each piece of `least` bins or more."""
+    size = max(PIECE_BINS, 2 * least)
+    cut = [(begin, min(begin + size, b)) for a, b in segments.tolist() for begin in range(a, b, size)]
+    return np.array([piece for piece in cut if piece[1] - piece[0] >= least])
+
+
+def smoothed_reference(recording: Recording, parts: Parts, skip: int) -> tuple[float, str]:
+    """Every neuron's own past, smoothed and scaled as suits the true rates of other bins best."""
+    assert recording.true_rates is not None
+    truth = recording.true_rates
+    mean = recording.counts[modelled_bins(parts.fit, 0)].mean(0)
+
+    def of(segments: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray]:
+        rates = nulls.smoothed(recording.counts, segments, tau, skip, mean) / recording.bin_width_s
+        return truth[modelled_bins(segments, skip)], rates
+
+    tried = []
+    for tau in SMOOTHING:
+        actual, rates = of(parts.choose, tau)
+        line = nulls.best_line(rates, actual)
+        tried.append((float(np.nanmean(r2(actual, line.slope * rates + line.offset))), tau, line))
+    _, tau, line = max(tried, key=lambda one: one[0])
+    actual, rates = of(parts.scored, tau)
+    whose = "each neuron's own spikes" + (", held-out ones' too" if recording.heldout is not None else "")
+    what = f"{whose}, fading over {1000 * tau * recording.bin_width_s:g} ms, scaled to suit the true rates"
+    return float(np.nanmean(r2(actual, line.slope * rates + line.offset))), what
+
+
+def psth_reference(recording: Recording, parts: Parts, skip: int) -> tuple[float, str]:
+    """The mean of the training trials of the same condition, smoothed as suits the true rates of these trials best."""
+    assert recording.true_rates is not None
+    assert recording.conditions is not None
+    truth, width = recording.true_rates, recording.bin_width_s
+    training = recording.segments[np.asarray(recording.splits) == "train"]
+    known, asked = (
+        np.asarray(recording.conditions)[np.searchsorted(recording.segments[:, 0], part[:, 0])]
+        for part in (training, parts.scored)
+    )
+
+    def score(segments: np.ndarray, conditions: np.ndarray, sd: float) -> float:
+        rates = nulls.psth(recording.counts, (training, known), segments, conditions, skip, sd) / width
+        return float(np.nanmean(r2(truth[modelled_bins(segments, skip)], rates)))
+
+    best = max(PSTH_SDS, key=lambda sd: score(training, known, sd))
+    what = f"is told the condition: the mean of its training trials, smoothed by {1000 * best * width:g} ms"
+    return score(parts.scored, asked, best), what

@@ -1,0 +1,121 @@
+"""The simple models that a latent model is held against: what they find, and that in noise they find nothing."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.signal import lfilter
+
+from rtdsae.evaluate import nulls
+from rtdsae.evaluate.metrics import bits_per_spike, r2
+
+SEGMENTS = np.array([[0, 40], [40, 100]])
+COUNTS = np.random.default_rng(0).poisson(0.7, (100, 3))
+
+
+def slow(rng, bins, columns, tau=15.0):
+    """Noise that changes slowly, as behaviour and factors do."""
+    return lfilter([1], [1, -np.exp(-1 / tau)], rng.normal(size=(bins, columns)), axis=0)
+
+
+def test_lagged_bins_lie_side_by_side_and_stay_within_their_segment():
+    rows = nulls.lagged(COUNTS, SEGMENTS, 3, 2)
+    assert rows.shape == (38 + 58, 9)
+    np.testing.assert_array_equal(rows[0], np.concatenate([COUNTS[2], COUNTS[1], COUNTS[0]]))
+    np.testing.assert_array_equal(rows[38], np.concatenate([COUNTS[42], COUNTS[41], COUNTS[40]]))
+    before = nulls.lagged(COUNTS, SEGMENTS, 3, 0)[40]
+    np.testing.assert_array_equal(before, np.concatenate([COUNTS[40], np.zeros(6)]))
+
+
+def test_ridge_finds_a_straight_line_and_leaves_noise_alone():
+    rng = np.random.default_rng(1)
+    x, w = rng.normal(size=(900, 5)) * [1, 10, 0.1, 1, 0], rng.normal(size=(5, 2))
+    y = x @ w + 3
+    parts = [(x[a : a + 300], y[a : a + 300]) for a in (0, 300, 600)]
+    assert r2(parts[2][1], nulls.ridge(parts[0], parts[1], parts[2][0])).min() > 0.999
+    unrelated = rng.normal(size=(900, 2))
+    noise = [(x[a : a + 300], unrelated[a : a + 300]) for a in (0, 300, 600)]
+    assert abs(r2(noise[2][1], nulls.ridge(noise[0], noise[1], noise[2][0])).mean()) < 0.05
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000))
+def test_shifted_behaviour_scores_nothing_and_the_real_one_beats_every_shift(seed):
+    rng = np.random.default_rng(seed)
+    y = slow(rng, 3000, 2)
+    x = y @ rng.normal(size=(2, 6)) + 0.3 * slow(rng, 3000, 6)
+    fit, scored = (x[:2000], y[:2000]), (x[2000:], y[2000:])
+    null = nulls.shifted_scores(fit, *scored, shifts=40)
+    real = r2(scored[1], nulls.ridge(fit, fit, scored[0])).mean()
+    assert null.mean() < 0.02
+    assert real > null.max()
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000))
+def test_behaviour_that_is_unrelated_is_within_its_shifts(seed):
+    rng = np.random.default_rng(seed)
+    x, y = slow(rng, 3000, 6), slow(rng, 3000, 2)
+    null = nulls.shifted_scores((x[:2000], y[:2000]), x[2000:], y[2000:], shifts=60)
+    real = r2(y[2000:], nulls.ridge((x[:2000], y[:2000]), (x[:2000], y[:2000]), x[2000:])).mean()
+    assert null.mean() < 0.02
+    assert real < null.mean() + 6 * null.std()
+
+
+def test_shifts_are_the_same_each_time():
+    rng = np.random.default_rng(2)
+    x, y = slow(rng, 400, 3), slow(rng, 400, 1)
+    first, again = (nulls.shifted_scores((x, y), x, y, shifts=10) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+
+
+def test_poisson_regression_finds_log_linear_rates_and_nothing_in_noise():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(4000, 6))
+    rates = np.exp(x @ (0.4 * rng.normal(size=(6, 4))) - 1)
+    counts = rng.poisson(rates)
+    parts = [(x[a:b], counts[a:b]) for a, b in ((0, 2000), (2000, 3000), (3000, 4000))]
+    predicted, _ = nulls.glm(parts[0], parts[1], parts[2][0])
+    found, possible = (bits_per_spike(p, parts[2][1]) for p in (predicted, rates[3000:]))
+    assert 0.95 * possible < found < 1.01 * possible
+    noise = rng.normal(size=(4000, 6))
+    predicted, _ = nulls.glm((noise[:2000], parts[0][1]), (noise[2000:3000], parts[1][1]), noise[3000:])
+    assert -0.02 < bits_per_spike(predicted, parts[2][1]) < 0.01
+
+
+def test_a_silent_neuron_and_a_constant_column_do_no_harm():
+    x = np.ones((50, 2))
+    predicted, _ = nulls.glm((x, np.zeros((50, 1))), (x, np.zeros((50, 1))), x)
+    assert np.isfinite(predicted).all()
+    assert predicted.max() < 0.01
+
+
+@pytest.mark.parametrize("of", [nulls.traces, lambda *args: nulls.smoothed(*args, np.full(3, 0.7))])
+def test_spikes_to_come_change_nothing(of):
+    later = COUNTS.copy()
+    later[60:] += 5
+    first, second = (of(counts, SEGMENTS[1:], 5.0, 4) for counts in (COUNTS, later))
+    np.testing.assert_array_equal(first[:16], second[:16])
+    assert (first[16:] < second[16:]).all()
+
+
+def test_smoothing_keeps_a_constant_and_traces_fade():
+    constant = np.full((60, 2), 3)
+    np.testing.assert_allclose(nulls.smoothed(constant, np.array([[0, 60]]), 8.0, 5, np.full(2, 3)), 3.0)
+    one = np.zeros((10, 1))
+    one[2] = 1
+    np.testing.assert_allclose(
+        nulls.traces(one, np.array([[0, 10]]), 2.0, 2)[:, 0], np.exp(-np.arange(8) / 2), rtol=1e-6
+    )
+
+
+def test_a_psth_is_the_mean_of_other_trials_of_the_condition():
+    counts = np.arange(24.0).reshape(24, 1)
+    trials = np.arange(0, 24, 4)[:, None] + [0, 4]
+    conditions = np.array([0, 1, 0, 1, 1, 0])
+    found = nulls.psth(counts, (trials[:4], conditions[:4]), trials[4:], conditions[4:], 1)
+    np.testing.assert_allclose(found[:, 0], [9, 10, 11, 5, 6, 7])
+    with pytest.raises(ValueError, match="no training trial is of condition 1"):
+        nulls.psth(counts, (trials[:1], conditions[:1]), trials[4:], conditions[4:], 1)
+    with pytest.raises(ValueError, match="3 to 4 bins"):
+        nulls.psth(counts, (trials[:4] + np.array([1, 0]), conditions[:4]), trials[4:], conditions[4:], 1)

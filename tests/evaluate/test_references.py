@@ -1,0 +1,133 @@
+"""Which simpler things a session is held against, and on which bins they are fitted."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rtdsae.evaluate import references as module
+from rtdsae.evaluate.references import last_fifth, limited, parts_of, pieces, references
+from rtdsae.model.families import make_family
+from rtdsae.model.families.lfads import LFADSConfig
+from rtdsae.model.family import Dims, Neurons
+from rtdsae.recordings import Recording
+from rtdsae.train.latents import segment_outputs
+from rtdsae.train.windows import Tensors
+
+S, R, C = 5, 15, 8
+SEGMENTS = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 900)), min_size=1, max_size=9).map(
+    lambda gaps: np.cumsum(np.array(gaps).ravel()).reshape(-1, 2)
+)
+
+
+def recording(**parts):
+    """Neurons that follow a slow wave, which is the behaviour too; trials of two conditions."""
+    rng = np.random.default_rng(0)
+    wave = np.stack([np.sin(np.arange(1200) / 9), np.cos(np.arange(1200) / 11)], 1)
+    rates = np.exp(wave @ rng.normal(size=(2, C)))
+    known = {
+        "behaviour": wave,
+        "behaviour_labels": ("x", "y"),
+        "true_rates": rates / 0.02,
+        "heldout": np.arange(C) % 4 == 3,
+        "segments": np.arange(0, 1200, 40)[:, None] + [0, 40],
+        "conditions": np.arange(30) % 2,
+    }
+    return Recording(rng.poisson(rates), 0.02, **(known | parts)).split()
+
+
+def found(r, part="test", causal=True):
+    torch.manual_seed(0)
+    seen = C if r.heldout is None else int((~r.heldout).sum())
+    config = LFADSConfig(causal=causal, f_dim=4, z_dim=2, gen_dim=8, fac_dim=6, ic_enc_dim=8, ci_enc_dim=8, con_dim=8)
+    family = make_family(config, Dims((Neurons("a", seen, C),), 0, 2, 2, 9, 0.02, S, R)).eval()
+    segments = r.segments if part == "whole" else r.segments[np.asarray(r.splits) == part]
+    return references(family, Tensors(r), segments, part, segment_outputs(family, Tensors(r), segments)["factors"])
+
+
+def test_each_score_has_its_references_and_they_are_what_they_can_be():
+    simpler = found(recording())
+    assert {name: [r.key for r in some] for name, some in simpler.items()} == {
+        "co_bps": ["glm"],
+        "r2_behaviour": ["shifted", "ridge"],
+        "r2_true_rates": ["smoothed", "psth"],
+    }
+    value = {r.key: r.value for some in simpler.values() for r in some}
+    assert value["glm"] > 0.1
+    assert value["ridge"] > 0.5
+    assert value["shifted"] < value["ridge"]
+    assert value["smoothed"] > 0.05
+    assert value["psth"] < 0  # the wave does not repeat from trial to trial: a mean over them is of no use
+
+
+def test_what_the_recording_lacks_has_no_reference():
+    bare = recording(behaviour=None, behaviour_labels=(), true_rates=None, heldout=None, conditions=None)
+    assert found(bare) == {}
+
+
+def test_a_recording_that_is_scored_whole_leaves_nothing_to_fit_on():
+    for some in found(recording(), "whole").values():
+        assert all(r.value is None and "scored whole" in r.what for r in some)
+
+
+def test_an_acausal_reference_is_held_against_the_same_on_trials_of_exactly_a_window():
+    windows = np.arange(0, 1200, S + R)[:, None] + [0, S + R]
+    r = recording(segments=windows, conditions=np.arange(len(windows)) % 2)
+    some = found(r, causal=False)
+    assert {name: [x.key for x in simpler] for name, simpler in some.items()} == {
+        "co_bps": ["glm"],
+        "r2_behaviour": ["shifted", "ridge"],
+        "r2_true_rates": ["smoothed", "psth"],
+    }
+    assert all(x.value is not None for simpler in some.values() for x in simpler)
+
+
+def test_too_many_channels_are_a_reason(monkeypatch):
+    monkeypatch.setattr(module, "MOST_COLUMNS", 5)
+    value = {r.key: r for some in found(recording()).values() for r in some}
+    assert value["ridge"].value is None
+    assert "5 channels" in value["glm"].what
+
+
+@pytest.mark.parametrize("part", ["valid", "test"])
+def test_nothing_is_fitted_or_chosen_on_the_scored_part(part):
+    r = recording()
+    parts = parts_of(r, r.segments[np.asarray(r.splits) == part], part, S + 1)
+    bins = [{int(t) for a, b in some for t in range(a, b)} for some in (parts.fit, parts.choose, parts.scored)]
+    assert sum(map(len, bins)) == len(set().union(*bins))
+    assert min(map(len, bins)) >= 40
+
+
+def test_a_single_training_segment_is_cut_in_time():
+    one = np.array([[0, 1000]])
+    first, last = last_fifth(one, 10)
+    assert (first.tolist(), last.tolist()) == ([[0, 800]], [[800, 1000]])
+    short = dataclasses.replace(recording(), splits=None, segments=np.array([[0, 1200]]), conditions=None, labels=None)
+    with pytest.raises(ValueError, match="too short"):
+        parts_of(short.split(0.1, 0.9), np.array([[120, 1200]]), "test", 500)
+
+
+@given(SEGMENTS, st.integers(1, 60))
+def test_pieces_are_long_enough_and_cover_segments_but_for_their_ends(segments, least):
+    cut = pieces(segments, least)
+    whole = {t for a, b in segments.tolist() for t in range(a, b)}
+    covered = [t for a, b in cut.tolist() for t in range(a, b)]
+    assert len(covered) == len(set(covered))
+    assert set(covered) <= whole
+    assert all(b - a >= least for a, b in cut.tolist())
+    assert len(whole) - len(covered) < least * len(segments)
+
+
+@given(SEGMENTS)
+def test_what_is_fitted_on_is_bounded(segments):
+    kept = limited(segments)
+    assert len(kept) >= 1
+    assert (kept[:, 1] > kept[:, 0]).all()
+    huge = limited(np.array([[0, 10**6]]))
+    assert huge.tolist() == [[10**6 - module.MOST_BINS, 10**6]]
+    trials = np.arange(0, 26_000, 50)[:, None] + [0, 50]
+    assert np.diff(limited(trials)).sum() == module.MOST_BINS  # not half of them
+    assert limited(trials, 26_000).tolist() == trials.tolist()
