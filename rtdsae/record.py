@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rtdsae.client import Control, Subscriber
-from rtdsae.errors import ControlError, EndpointError, RecordingError
+from rtdsae.errors import ControlError, EndpointError, RecordingError, one_line
 from rtdsae.wire import Flags, Latents, Schema, Status
 
 __all__ = ["Recorder"]
@@ -180,7 +180,7 @@ class _File:
         except FileExistsError:
             raise RecordingError(f"{path}: is there already: name another file") from None
         except OSError as error:
-            raise RecordingError(f"{path}: cannot be made: {_first_line(error)}") from None
+            raise RecordingError(f"{path}: cannot be made: {one_line(error)}") from None
         self._file.attrs["endpoint"] = endpoint
         self._file.attrs["missing"] = 0
         self._file.create_dataset("status", (0,), h5py.string_dtype(), maxshape=(None,), chunks=(64,))
@@ -220,7 +220,7 @@ class _File:
             self._file.flush()
         except (OSError, RuntimeError) as error:
             self._failed = True
-            raise RecordingError(f"{self.path}: cannot be written any further: {_first_line(error)}") from None
+            raise RecordingError(f"{self.path}: cannot be written any further: {one_line(error)}") from None
 
     def close(self, *, keep: bool) -> None:
         """Ends the file; without bins there is none."""
@@ -295,8 +295,3 @@ def _append(dataset: h5py.Dataset, rows: NDArray[np.generic]) -> None:
     n = len(dataset)
     dataset.resize(n + len(rows), axis=0)
     dataset[n:] = rows
-
-
-def _first_line(error: Exception) -> str:
-    """HDF5's own messages have a word for the operating system's reason in them."""
-    return " ".join(str(error).split()) or type(error).__name__

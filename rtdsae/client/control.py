@@ -12,15 +12,13 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import zmq
 
-from rtdsae.client.keys import guard
+from rtdsae.client.connection import Connection
 from rtdsae.errors import ControlError, EndpointError, WireError
-from rtdsae.wire import MAX_FRAME, Latents, Schema, Status, decode
+from rtdsae.wire import Latents, Schema, Status, decode
 
 __all__ = ["CONTROL", "Control"]
 
@@ -29,7 +27,7 @@ CONTROL = "tcp://127.0.0.1:5557"
 SWAP_TIMEOUT_S = 120.0  # a bundle is loaded, checked and anchored
 
 
-class Control:
+class Control(Connection):
     """Sends requests to a daemon, one after another.
 
     Args:
@@ -44,16 +42,10 @@ class Control:
     def __init__(
         self, endpoint: str = CONTROL, *, timeout_s: float = 5.0, keys: str | os.PathLike[str] | None = None
     ) -> None:
-        self.endpoint = endpoint
         self.timeout_s = timeout_s
         self._ids = itertools.count(1)
         self._schemas: dict[int, Schema] = {}
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        try:
-            self._socket = self._connect(Path(keys) if keys else None)
-        except EndpointError:
-            self.close()
-            raise
+        super().__init__(endpoint, zmq.DEALER, keys, _prepare)
 
     def status(self) -> Status:
         """The daemon's last status."""
@@ -130,35 +122,6 @@ class Control:
             raise ControlError(str(found.get("error")))
         return found, frames
 
-    def close(self) -> None:
-        """Frees the socket."""
-        self._context.destroy(linger=0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _connect(self, keys: Path | None) -> "zmq.Socket[bytes]":
-        socket = self._context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME)
-        socket.setsockopt(zmq.IPV6, self.endpoint.startswith("tcp://["))
-        socket.setsockopt(zmq.IMMEDIATE, 1)  # what is given up on must not be kept for the next daemon: a stop, say
-        if keys:
-            guard(socket, keys)
-        try:
-            socket.connect(self.endpoint)
-        except zmq.ZMQError as error:
-            reason = error.strerror or error
-            raise EndpointError(
-                f"cannot control {self.endpoint}: {reason}; use tcp://HOST:PORT or ipc://PATH"
-            ) from error
-        return socket
-
     def _wait(self, deadline: float, event: int) -> None:
         remaining = max(0.0, deadline - time.monotonic())
         if not self._socket.poll(math.ceil(1e3 * remaining), event):
@@ -179,6 +142,10 @@ class Control:
             return decode(frame)
         except WireError as error:
             raise ControlError(f"{self.endpoint} sent what cannot be read: {error}") from error
+
+
+def _prepare(socket: zmq.Socket[bytes]) -> None:
+    socket.setsockopt(zmq.IMMEDIATE, 1)  # what is given up on must not be kept for the next daemon: a stop, say
 
 
 def _parse(reply: bytes, endpoint: str) -> dict[str, Any]:

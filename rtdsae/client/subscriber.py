@@ -18,15 +18,12 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import zmq
 
-from rtdsae.client.keys import guard
+from rtdsae.client.connection import Connection
 from rtdsae.errors import EndpointError, WireError
-from rtdsae.wire import LATENTS, MAX_FRAME, SCHEMA, STATUS, Flags, Latents, Schema, Status, decode
+from rtdsae.wire import LATENTS, SCHEMA, STATUS, Flags, Latents, Schema, Status, decode
 
 __all__ = ["ENDPOINT", "Subscriber"]
 
@@ -35,10 +32,11 @@ ENDPOINT = "tcp://127.0.0.1:5556"
 HIGH_WATER = 10_000  # messages kept for a program that does not read: 200 s of 20 ms bins, 10 s of 1 ms bins
 MAX_WAITING = 1000  # bins kept until their schema comes
 MAX_SCHEMAS = 16  # a model swapped back and forth is known again
+STOPPED_S = 0.5  # who wakes so much too late was stopped, and ZeroMQ's thread with it
 ASK_AGAIN_S = 1.0  # between requests for a schema that was missed
 
 
-class Subscriber:
+class Subscriber(Connection):
     """Receives what a daemon publishes.
 
     A message that is not of the wire format, or that goes back in `seq`, is counted in `errors` and passed over: a
@@ -75,7 +73,6 @@ class Subscriber:
         keys: str | os.PathLike[str] | None = None,
         spin: float = 0.0,
     ) -> None:
-        self.endpoint = endpoint
         self.timeout_s = timeout_s
         self.spin_s = spin
         self.schema: Schema | None = None
@@ -90,12 +87,7 @@ class Subscriber:
         self._ready: deque[Latents] = deque()
         self._asked_at = -math.inf
         self._arrived_at = -math.inf  # when the last bin did
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        try:
-            self._socket = self._connect(Path(keys) if keys else None)
-        except EndpointError:
-            self.close()
-            raise
+        super().__init__(endpoint, zmq.SUB, keys, _prepare)
 
     def receive(self, timeout_s: float | None = None) -> Latents | None:
         """The next bin, with its schema; None if there is none in time.
@@ -111,7 +103,9 @@ class Subscriber:
             if not remaining and taken > HIGH_WATER:  # a flood of anything but bins
                 return None
             if not self._take(remaining):
-                return None
+                if time.monotonic() < deadline + STOPPED_S:
+                    return None
+                deadline = time.monotonic() + STOPPED_S  # what came meanwhile arrives now
         raise AssertionError("unreachable")
 
     def latest(self, timeout_s: float | None = None) -> Latents | None:
@@ -141,37 +135,6 @@ class Subscriber:
         while (message := self.receive()) is not None:
             yield message
         raise EndpointError(self.why_silent())
-
-    def close(self) -> None:
-        """Frees the socket; what is still queued is gone."""
-        self._context.destroy(linger=0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _connect(self, keys: Path | None) -> zmq.Socket[bytes]:
-        socket = self._context.socket(zmq.SUB)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.RCVHWM, HIGH_WATER)
-        socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME)
-        socket.setsockopt(zmq.IPV6, self.endpoint.startswith("tcp://["))
-        for topic in (LATENTS, SCHEMA, STATUS):
-            socket.subscribe(topic)
-        if keys:
-            guard(socket, keys)
-        try:
-            socket.connect(self.endpoint)
-        except zmq.ZMQError as error:
-            reason = error.strerror or error
-            raise EndpointError(
-                f"cannot subscribe to {self.endpoint}: {reason}; use tcp://HOST:PORT or ipc://PATH"
-            ) from error
-        return socket
 
     def _deadline(self, timeout_s: float | None) -> float:
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
@@ -283,3 +246,9 @@ class Subscriber:
         if self.status is not None:
             return f"{waited}: the daemon is there, but publishes none; look at its status (stream, anchors)"
         return f"{waited}: is rtdsae serve running and publishing there, and with these keys?"
+
+
+def _prepare(socket: zmq.Socket[bytes]) -> None:
+    socket.setsockopt(zmq.RCVHWM, HIGH_WATER)
+    for topic in (LATENTS, SCHEMA, STATUS):
+        socket.subscribe(topic)

@@ -14,8 +14,9 @@ import msgspec
 import zmq
 from msgspec import Meta
 
-from rtdsae.errors import ControlError, RtdsaeError
+from rtdsae.errors import ControlError, RtdsaeError, one_line
 from rtdsae.serve.endpoint import Endpoints, bound_at, free
+from rtdsae.serve.realtime import ordinary_thread
 from rtdsae.wire import Schema
 
 __all__ = ["Backend", "Control"]
@@ -144,6 +145,7 @@ class Control:
         free(self.endpoint)
 
     def _run(self) -> None:
+        ordinary_thread()
         while not self._closing.is_set():
             if self._socket.poll(POLL_MS):
                 began = time.monotonic()
@@ -276,7 +278,7 @@ def _ok(request: Request, **fields: object) -> bytes:
 
 def _refusal(identity: Id, error: Exception) -> bytes:
     """Says in one line why not; the log has it too, where it is not the client's mistake."""
-    why = " ".join(str(error).split())
+    why = one_line(error)
     if not isinstance(error, ControlError):
         log.warning("a control request was refused: %s", why)
     if not isinstance(error, RtdsaeError):  # nothing foresaw it

@@ -21,6 +21,7 @@ from rtdsae.serve import intake as intakes
 from rtdsae.serve.control import Control
 from rtdsae.serve.endpoint import Endpoints
 from rtdsae.serve.handover import Handover
+from rtdsae.serve.history import History
 from rtdsae.serve.intake import Intake
 from rtdsae.serve.latency import Latency
 from rtdsae.serve.link import Link
@@ -31,6 +32,7 @@ from rtdsae.serve.realtime import RealTime, settle
 from rtdsae.serve.settings import Settings
 from rtdsae.serve.source import Lost, Source, Wanted
 from rtdsae.serve.systemd import Notifier
+from rtdsae.serve.trial import try_out
 from rtdsae.serve.wake import Wake
 from rtdsae.wire import Flags, Schema, encode_status
 
@@ -41,7 +43,6 @@ log = logging.getLogger(__name__)
 STATUS_PERIOD_S = 1.0
 CHORES_PERIOD_S = 0.02
 DRAIN_S = 1.0  # for what has arrived and is not yet decoded, at the end
-SWITCH_S = 1e-4  # the longest that another thread holds the interpreter while a bin waits
 LATE, SWAPPED = int(Flags.LATE), int(Flags.SWAPPED)
 
 
@@ -109,6 +110,7 @@ class Daemon:
             metrics = Metrics(settings.metrics, self.status, self._latency)
             self._open.callback(metrics.close)
             log.info("serving metrics on http://%s/metrics", metrics.address)
+        self._open.callback(self._notifier.close)
         self._notifier.ready()
         return self._connect()
 
@@ -203,14 +205,16 @@ class Daemon:
 
     def kept(self) -> tuple[int, int] | None:
         """The oldest and the newest `seq` in the history."""
-        before, now = self._handover.history, self._pipeline.history.kept
-        old = before.kept if before else None
-        return (old[0], (now or old)[1]) if old else now
+        spans = [span for part in self._histories() if (span := part.kept)]
+        return (spans[0][0], spans[-1][1]) if spans else None
 
     def history(self, first: int, last: int) -> list[bytes]:
         """What was published, `seq` first to last, as far as it is kept."""
-        before = self._handover.history
-        return (before.frames(first, last) if before else []) + self._pipeline.history.frames(first, last)
+        return [frame for part in self._histories() for frame in part.frames(first, last)]
+
+    def _histories(self) -> list[History]:
+        now = self._pipeline.history  # first: while a swap is going on it may be among the past ones too
+        return [*(past for past in self._handover.past if past is not now), now]
 
     def anchor(self) -> None:
         """Has the model anchored after the next bin that completes S whole ones."""
@@ -223,8 +227,9 @@ class Daemon:
             RtdsaeError: it cannot take over; the present one runs on.
         """
         running, settings = self._pipeline, self.settings
-        recent = running.decoder.recent
-        new = Pipeline(bundle, session or settings.session, settings.model, self.run_id, recent)
+        session = session or settings.session
+        try_out(bundle, session, settings.model.provider)
+        new = Pipeline(bundle, session, settings.model, self.run_id, running.decoder.recent)
         self._handover.offer(new, running)
         log.info("swapped %s for %s", running.bundle.path, bundle)
         return {"bundle": new.bundle.manifest.name, "seq": new.history.first}

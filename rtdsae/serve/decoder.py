@@ -1,6 +1,6 @@
 """From bins to latents: anchors the model on the last S bins, when it is time, and steps it, bin by bin."""
 
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 from rtdsae.errors import ConfigError
 from rtdsae.serve.engine import Engine
 from rtdsae.serve.recent import KEPT, Recent
+from rtdsae.serve.settings import Anchoring
 from rtdsae.wire import Flags
 
-__all__ = ["Anchoring", "Decoder"]
-
-Anchoring = Literal["once", "every", "lanes"]
+__all__ = ["Decoder", "triangles"]
 
 
 class Decoder:
@@ -48,7 +47,7 @@ class Decoder:
         n_anchor: int,
         horizon: int,
         n_channels: int,
-        anchor: Anchoring = "once",
+        anchor: Anchoring,
         recent: Recent | None = None,
     ) -> None:
         _check(anchor, engine.lanes, n_anchor, horizon)

@@ -16,12 +16,12 @@ class Handover:
 
     Attributes:
         waiting: whether there is one: all that the hot path looks at.
-        history: of the pipeline before the present one.
+        past: the histories of the pipelines before the present one, oldest first, as far back as it will itself reach.
     """
 
     def __init__(self) -> None:
         self.waiting = False
-        self.history: History | None = None
+        self.past: tuple[History, ...] = ()
         self._lock = threading.Lock()  # between taking and giving up; taken only where one is waiting
         self._new: Pipeline | None = None
         self._taken = threading.Event()
@@ -33,15 +33,23 @@ class Handover:
             ConfigError: its channels or bins are others than the running one's.
             BundleError: it could not be anchored in time.
         """
-        if new.bin_width_s != running.bin_width_s or new.channels != running.channels:
+        if new.bin_width_s != running.bin_width_s or len(new.channels) != len(running.channels):
             raise ConfigError(
                 f"{new.bundle.path} decodes {len(new.channels)} channels in bins of {new.bin_width_s:g} s, "
                 f"{running.bundle.path} {len(running.channels)} in bins of {running.bin_width_s:g} s: "
                 "a swap needs the same channels and bins"
             )
+        for i, (its, ours) in enumerate(zip(new.channels, running.channels, strict=True)):
+            if its != ours:
+                raise ConfigError(
+                    f"channel {i} of {new.bundle.path} is {its}, of {running.bundle.path} {ours}: "
+                    "a swap needs the same channels in the same order"
+                )
         self._taken.clear()
         self._new, self.waiting = new, True
         if self._taken.wait(PATIENCE_S):
+            oldest = new.history.first - new.history.capacity
+            self.past = tuple(kept for history in self.past if (kept := history.since(oldest)))
             return
         with self._lock:
             self._new, self.waiting = None, False
@@ -60,7 +68,7 @@ class Handover:
             new.decoder.idle()
             if not new.decoder.anchors:
                 return None
-            self.history, self._new, self.waiting = running.history, None, False
+            self.past, self._new, self.waiting = (*self.past, running.history), None, False
             new.history.begin(seq)
             self._taken.set()
             return new

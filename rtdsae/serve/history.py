@@ -1,6 +1,7 @@
 """The last minutes of what was published, for subscribers that noticed a hole."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rtdsae.wire import Flags
 
@@ -32,10 +33,27 @@ class History:
         """The next frame will be this one, and the first."""
         self.first = self._next = seq
 
-    def add(self, frame: bytearray) -> None:
+    def add(self, frame: bytearray | NDArray[np.uint8]) -> None:
         """Keeps the next frame."""
         self._ring[self._next % len(self._ring)] = frame
         self._next += 1
+
+    @property
+    def capacity(self) -> int:
+        """How many frames it can have."""
+        return len(self._ring)
+
+    def since(self, oldest: int) -> "History | None":
+        """A copy of what is there from `seq` oldest on, no larger than that; None where nothing is."""
+        kept = self.kept
+        if kept is None or kept[1] < oldest:
+            return None
+        first, last = max(oldest, kept[0]), kept[1]
+        copy = History(self._ring.shape[1], last - first + 1)
+        copy.begin(first)
+        for seq in range(first, last + 1):
+            copy.add(self._ring[seq % len(self._ring)])
+        return copy
 
     @property
     def kept(self) -> tuple[int, int] | None:

@@ -4,7 +4,8 @@ import logging
 import threading
 from collections.abc import Callable
 
-from rtdsae.serve.source import Lost, Search, Source, Wanted, find
+from rtdsae.serve.search import Search, find
+from rtdsae.serve.source import Lost, Source, Wanted
 
 __all__ = ["Link"]
 

@@ -1,5 +1,6 @@
 """All of the daemon that depends on the bundle: a swap replaces it between two bins."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ from rtdsae.wire import Array, Encoder, Schema
 __all__ = ["Pipeline"]
 
 DEFAULT_ARRAYS = ("factors", "z", "behaviour")
-FORECAST = "forecast"  # rates, some bins ahead
-FORECASTS = {FORECAST: "rates", "forecast_behaviour": "behaviour"}
+INPUT = "counts"  # the bin itself, as the model got it: what `record` stores is the next training set
+FORECASTS = {"forecast": "rates", "forecast_behaviour": "behaviour"}  # some bins ahead
 
 
 class Pipeline:
@@ -42,13 +43,15 @@ class Pipeline:
         self.schema = _schema(self.bundle, model)
         self.engine = Engine(self.bundle, model.provider)
         window = (manifest.anchor_bins, manifest.horizon_bins)
-        self.decoder = Decoder(self.engine, *window, len(self.channels), model.anchor, recent)
+        anchor = model.anchor or ("lanes" if manifest.lanes > 1 else "once")
+        self.decoder = Decoder(self.engine, *window, len(self.channels), anchor, recent)
         self.encoder = Encoder(self.schema, run)
         self.history = History(len(self.encoder.frame), round(model.history_s / self.bin_width_s))
         self.rehearse = Rehearsal(self.engine, len(self.channels), self.bin_width_s, self.schema)
         names = [array.name for array in self.schema.arrays]
         payload, outputs = self.encoder.payload, self.decoder.outputs
-        self._now = [(payload[name], outputs[name]) for name in names if name not in FORECASTS]
+        self._input = payload.get(INPUT)
+        self._now = [(payload[name], outputs[name]) for name in names if name in outputs]
         self._ahead = [(payload[name], outputs[FORECASTS[name]]) for name in names if name in FORECASTS]
         self._ahead_bins = model.forecast_bins if self._ahead else 0
 
@@ -57,6 +60,8 @@ class Pipeline:
         flags = self.decoder.decode(counts, observed)
         if flags is None:
             return None
+        if self._input is not None:
+            self._input[:] = counts
         for frame, output in self._now:
             frame[:] = output
         if self._ahead_bins:
@@ -68,7 +73,9 @@ class Pipeline:
 
 def _schema(bundle: Bundle, model: Model) -> Schema:
     """What is published, in order."""
-    known = {output.name: output for output in bundle.manifest.outputs}
+    manifest = bundle.manifest
+    known = {o.name: Array(o.name, tuple(o.shape), o.unit, tuple(o.labels)) for o in manifest.outputs}
+    known[INPUT] = Array(INPUT, (len(manifest.channels),), "spikes", tuple(manifest.channels))
     forecasts = {name: known[of] for name, of in FORECASTS.items() if of in known}
     names = model.publish or tuple(name for name in DEFAULT_ARRAYS if name in known)
     if model.forecast_bins and not set(names) & set(forecasts):
@@ -78,10 +85,5 @@ def _schema(bundle: Bundle, model: Model) -> Schema:
         raise ConfigError(f"there is no {unknown[0]!r} to publish: {bundle.path} has {there}")
     if not model.forecast_bins and (wanted := [name for name in names if name in forecasts]):
         raise ConfigError(f"{wanted[0]}: how many bins ahead? Say --set model.forecast_bins=5, or another number")
-    outputs = {**known, **forecasts}
-    return Schema(
-        bundle.manifest.name,
-        bundle.hash,
-        bundle.manifest.bin_width_s,
-        tuple(Array(n, tuple(outputs[n].shape), outputs[n].unit, tuple(outputs[n].labels)) for n in names),
-    )
+    outputs = known | {name: replace(array, name=name) for name, array in forecasts.items()}
+    return Schema(manifest.name, bundle.hash, manifest.bin_width_s, tuple(outputs[name] for name in names))

@@ -9,11 +9,12 @@ import yaml
 from msgspec import Meta
 
 from rtdsae.bins import Kind
-from rtdsae.errors import ConfigError
-from rtdsae.serve.decoder import Anchoring
+from rtdsae.errors import ConfigError, one_line
 
-__all__ = ["Model", "Settings", "load_settings"]
+__all__ = ["Anchoring", "Model", "Settings", "WakeMode", "load_settings"]
 
+Anchoring = Literal["once", "every", "lanes"]
+WakeMode = Literal["warm", "poll", "off"]
 Seconds = Annotated[float, Meta(ge=0)]
 
 
@@ -24,8 +25,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Names of the arrays to publish; none are factors, z and, where the bundle has it, behaviour."""
     forecast_bins: Annotated[int, Meta(ge=0, le=1000)] = 0
     """How far ahead `forecast` and `forecast_behaviour` look; 0 for no forecast."""
-    anchor: Anchoring = "once"
-    """When the model is anchored: once, every R bins, or in lanes."""
+    anchor: Anchoring | None = None
+    """When the model is anchored: once, every R bins, or in lanes; None for lanes where the bundle has several."""
     provider: str = "cpu"
     """ONNX Runtime's execution provider: cpu, cuda, ..."""
     history_s: Seconds = 120.0
@@ -63,7 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Folder of the CURVE keys; None for endpoints that this machine alone can reach."""
     lsl_out: str | None = None
     """Name of an LSL stream that carries the latents too; None for no such stream."""
-    wake: Literal["warm", "poll", "off"] = "warm"
+    wake: WakeMode = "warm"
     """What to do shortly before each sample: be awake and warm, poll for it as well, or sleep until it is there."""
     metrics: str | None = None
     """Where to serve Prometheus metrics, like 127.0.0.1:9464; None for nowhere."""
@@ -102,7 +103,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(file.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read {file} as YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"cannot read {file} as YAML: {one_line(error)}") from None
     if not isinstance(tree, dict) or not isinstance(tree.get("model", {}), dict):
         raise ConfigError(f"{file} holds no settings: see configs/daemon.yaml")
     return tree

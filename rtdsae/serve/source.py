@@ -1,20 +1,15 @@
-"""An LSL stream as the daemon's input: found by a query, checked against the model, pulled, and found again when lost.
+"""An open LSL stream: checked against the model, its samples in the model's channels and on this machine's clock.
 
 Stamps come raw from LSL: its own corrections stall the first pull for half a second, and its smoothing moves spikes
 between bins. The offset from the source's clock to this machine's is measured in the background and added here, so
 that the data path never waits for it.
-
-LSL's own recovery is off. It finds a source that was restarted only under the same source_id, format and size, waits
-for others for ever without a word, and takes one of another rate unseen; with it off, a lost connection is an error at
-once, and the stream is looked up again by its query and checked again.
 """
 
 import ctypes
 import logging
 import re
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,124 +20,22 @@ from pylsl.lib import cf_string, lib
 
 from rtdsae.bins import Kind, input_kind
 from rtdsae.errors import BinError, StreamError
+from rtdsae.serve.realtime import ordinary_thread
 
 lib.lsl_time_correction_ex.restype = ctypes.c_double  # pylsl does not use it
 
-__all__ = ["MAX_PULL", "Lost", "Search", "Source", "Wanted", "find", "predicate", "within"]
+__all__ = ["MAX_PULL", "Lost", "Source", "Wanted", "within"]
 
 log = logging.getLogger(__name__)
 
-PROPERTIES = ("name", "type", "source_id", "hostname", "uid", "session_id", "channel_count", "nominal_srate")
 BUFFER_S = 10  # of samples that LSL keeps for a daemon that stalls; beyond it LSL drops the oldest, silently
 BUFFER_HUNDREDS = 1000  # of spikes, likewise: LSL counts irregular samples in hundreds
 SEND_SINGLY_HZ = 2000  # up to here a bin's last sample is sent at once; above, as the source pushes
 MAX_PULL = 4096  # samples taken at a time
 OPEN_S = 10.0
-RETRY_S = 1.0  # after a stream that was found did not fit
 CLOCK_PERIOD_S = 2.0
 CLOCK_ANSWER_S = 1.0
 LOST = -2  # LSL's error code
-LOOK_S = 0.1  # between two looks at what a search has found: the caller has its turn
-SECOND_STREAM_S = 0.6  # LSL may find the second of several streams half a second after the first
-
-
-def predicate(query: str) -> str:
-    """A `--stream` query as the XPath predicate that LSL resolves.
-
-    `key=value[,key=value]` on LSL's properties becomes one; anything else is taken to be one already.
-
-    >>> predicate("source_id=rig1,type=Spikes")
-    "source_id='rig1' and type='Spikes'"
-    >>> predicate("starts-with(name, 'rig')")
-    "starts-with(name, 'rig')"
-
-    Raises:
-        StreamError: it is empty, or a value has both kinds of quotes.
-    """
-    if not query.strip():
-        raise StreamError("the stream query is empty: say source_id=..., name=... or type=...")
-    pairs = [part.strip().partition("=") for part in query.split(",")]
-    if not all(key in PROPERTIES and value and value[0] not in "'\"" for key, _, value in pairs):
-        return query
-    return " and ".join(f"{key}={_literal(value)}" for key, _, value in pairs)
-
-
-def _literal(value: str) -> str:
-    """XPath 1.0 has no escapes: a text is between the quotes that it does not contain."""
-    quote = '"' if "'" in value else "'"
-    if quote in value:
-        raise StreamError(f"the stream query's value {value} has both kinds of quotes: leave one kind out")
-    return f"{quote}{value}{quote}"
-
-
-def find(
-    query: str,
-    timeout_s: float,
-    tick: Callable[[], bool] = lambda: True,
-    *,
-    again: str = "",
-    but_not: str = "",
-) -> pylsl.StreamInfo | None:
-    """The one stream that matches a query; waits up to `timeout_s` for it to appear.
-
-    Args:
-        query: as `predicate` takes it.
-        timeout_s: seconds.
-        tick: called ten times a second; when it returns False the search is given up and the answer is None.
-        again: the source_id of a stream that was lost: it is taken as soon as it is seen.
-        but_not: the uid of a stream that is not meant.
-
-    Raises:
-        StreamError: none or several match, or the query is not valid XPath.
-    """
-    search = _search(predicate(query))
-    deadline = pylsl.local_clock() + timeout_s
-    settled = np.inf  # when a second stream would have shown
-    while True:
-        found = [info for info in search.results() if info.uid() != but_not]
-        if same := [info for info in found if again and info.source_id() == again]:
-            return same[0]
-        now = pylsl.local_clock()
-        if found and now >= (settled := min(settled, now + SECOND_STREAM_S)):
-            break
-        if not tick():
-            return None
-        if not found and now >= deadline:
-            raise StreamError(f"no LSL stream matches {query} after {timeout_s:g} s; {_what_is_there()}")
-        time.sleep(min(LOOK_S, max(0.0, (settled if found else deadline) - now)))
-    if len(found) > 1:
-        raise StreamError(f"{len(found)} LSL streams match {query}: {_listed(found)}; add source_id=...")
-    return found[0]
-
-
-def _search(wanted: str) -> pylsl.ContinuousResolver:
-    """A search in the background, until it is dropped.
-
-    It is one search, not several short ones: LSL asks streams of this machine one by one only some time after its
-    multicast (`MulticastMinRTT`, half a second by default), and a search that ends before misses their answers.
-    """
-    # Asked at once first: it refuses a bad query by its answer, where the other writes to stderr.
-    if lib.lsl_resolve_bypred(ctypes.byref(ctypes.c_void_p()), 0, wanted.encode(), 1, ctypes.c_double(0.0)) < 0:
-        raise StreamError(f"the stream query is neither key=value on {', '.join(PROPERTIES)} nor XPath: {wanted}")
-    return pylsl.ContinuousResolver(pred=wanted, forget_after=pylsl.FOREVER)
-
-
-def _what_is_there() -> str:
-    streams = pylsl.resolve_streams(SECOND_STREAM_S)
-    if not streams:
-        return "no LSL stream is visible from here at all: is the source running, and on this network?"
-    lost = "LSL may miss others of this computer where no network helps: see configs/lsl_loopback.cfg"
-    return f"visible are {_listed(streams)}; {lost}"
-
-
-def _listed(streams: Sequence[pylsl.StreamInfo]) -> str:
-    shown = ", ".join(map(_described, streams[:8]))
-    return shown + (f" and {len(streams) - 8} more" if len(streams) > 8 else "")
-
-
-def _described(info: pylsl.StreamInfo) -> str:
-    shape = f"{info.channel_count()} channels, {info.nominal_srate():g} Hz"
-    return f"{info.name()} (type={info.type()}, source_id={info.source_id()}, {shape})"
 
 
 class Lost(StreamError):
@@ -309,6 +202,7 @@ class Source:
         return values, stamps
 
     def _follow_clock(self) -> None:
+        ordinary_thread()
         while not self._closing.wait(CLOCK_PERIOD_S):
             measured = _measure_clock(self._inlet.obj)
             if measured is not None:  # silent for now: the last correction stands
@@ -337,61 +231,3 @@ def within(before: float, offset: float, uncertainty: float) -> float:
     all samples by several bins and back again; LSL says how long the probe was away, and so how wrong it may be.
     """
     return min(max(before, offset - uncertainty), offset + uncertainty)
-
-
-class Search(threading.Thread):
-    """Looks in the background for a stream that was lost, until one fits; it is open then.
-
-    It is a thread of its own because finding and opening take a second, in which bins may be due.
-
-    Attributes:
-        found: the open stream.
-        problem: why the last one that was found would not do; "" where none was.
-    """
-
-    def __init__(self, query: str, wanted: Wanted, before: Source, *, silent: bool) -> None:
-        """`silent`: the old connection stands and may speak again, so that another stream is meant."""
-        super().__init__(name="lsl-search", daemon=True)
-        self.found: Source | None = None
-        self.problem = ""
-        self._query, self._wanted, self._before, self._silent = query, wanted, before, silent
-        self._stopping = threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        """Finds, checks, opens."""
-        if not self._silent:
-            self._before.close()
-        while not self._stopping.is_set():
-            try:
-                info = self._find()
-                if info is None or self._stopping.is_set():
-                    return
-                self.found = self._open(info)
-                return
-            except StreamError as error:
-                if str(error) != self.problem:
-                    self.problem = str(error)
-                    log.warning("%s: not taken, waiting for another", error)
-                self._stopping.wait(RETRY_S)
-
-    def _find(self) -> pylsl.StreamInfo | None:
-        before = self._before
-        but_not = before.uid if self._silent else ""
-        again = before.source_id
-        return find(self._query, np.inf, lambda: not self._stopping.is_set(), again=again, but_not=but_not)
-
-    def _open(self, info: pylsl.StreamInfo) -> Source:
-        before = self._before
-        found = (info.nominal_srate(), *self._wanted.check(info))
-        if found[1:] != (before.kind, before.samples_per_bin):
-            raise StreamError(
-                f"stream {info.source_id() or info.name()} came back with {found[1]} at {found[0]:g} Hz, "
-                f"it was {before.kind} before"
-            )
-        # On the same machine the clock is the same: no need to measure it before the first sample.
-        return Source(info, self._wanted, before.clock_offset_s if info.hostname() == before.hostname else None)
-
-    def stop(self) -> None:
-        """Gives up."""
-        self._stopping.set()

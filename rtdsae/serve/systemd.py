@@ -33,10 +33,6 @@ class Notifier:
         """The daemon can be used: its endpoints are there."""
         self._send("READY=1")
 
-    def status(self, text: str) -> None:
-        """A line for `systemctl status`."""
-        self._send(f"STATUS={' '.join(text.split())}")
-
     def watchdog(self) -> None:
         """The main loop is alive; may be called at any rate, and sends twice a period."""
         if self._every_s is None:

@@ -10,7 +10,7 @@ starves the threads that receive the sample, so that it is not the default.
 import os
 import time
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import pylsl
@@ -18,11 +18,10 @@ import pylsl
 from rtdsae.bins import RegularBinner
 from rtdsae.errors import ConfigError
 from rtdsae.serve.engine import Engine
+from rtdsae.serve.settings import WakeMode
 from rtdsae.wire import Encoder, Schema
 
-__all__ = ["Rehearsal", "Wake", "WakeMode"]
-
-WakeMode = Literal["warm", "poll", "off"]
+__all__ = ["Rehearsal", "Wake"]
 
 SHORTEST_PERIOD_S = 0.004  # below it the core has no time to fall asleep
 LONGEST_PERIOD_S = 0.2  # above it signals and status would wait for the sleep to end

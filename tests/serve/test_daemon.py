@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pylsl
 import pytest
 import zmq
 from lsl_source import LslSource
@@ -14,6 +15,8 @@ from toy_bundle import Toy
 from rtdsae import wire
 from rtdsae.bundle import load
 from rtdsae.serve.daemon import Daemon
+from rtdsae.serve.decoder import Decoder
+from rtdsae.serve.engine import Engine
 from rtdsae.serve.settings import Settings
 from rtdsae.wire import Flags
 
@@ -92,7 +95,7 @@ def test_every_bin_once_in_order_with_the_models_values(tmp_path, lanes):
     x = toy.counts(100)
     with (
         LslSource(x, 50.0, labels=toy.channels) as source,
-        Served(tmp_path, toy, f"source_id={source.source_id}") as served,
+        Served(tmp_path, toy, f"source_id={source.source_id}", "--anchor", "once") as served,
     ):
         served.bins(95)
         served.check_order()
@@ -104,6 +107,29 @@ def test_every_bin_once_in_order_with_the_models_values(tmp_path, lanes):
         stamps = np.array([f.t_bin for f in served.frames])
         np.testing.assert_allclose(np.diff(stamps), 0.02, atol=1e-3)
         assert all(f.t_bin < f.t_in for f in served.frames)
+
+
+def test_a_bundle_of_two_lanes_runs_in_lanes(tmp_path):
+    toy = Toy(lanes=2)
+    x = toy.counts(100)
+    with (
+        LslSource(x, 50.0, labels=toy.channels) as source,
+        Served(tmp_path, toy, f"source_id={source.source_id}") as served,
+    ):
+        served.bins(90)
+        served.check_order()
+        m = load(served.bundle).manifest
+        stride = m.horizon_bins // 2
+        anchored = [i for i, f in enumerate(served.frames) if f.flags & Flags.ANCHORED]
+        assert anchored == list(range(0, 90, stride))[: len(anchored)]
+        decoder = Decoder(Engine(load(served.bundle)), m.anchor_bins, m.horizon_bins, toy.n_channels, "lanes")
+        expected = []
+        for counts in x:
+            if decoder.decode(counts, True) is not None:
+                expected.append(decoder.outputs["factors"].copy())
+            decoder.idle()
+        found = np.stack([f["factors"] for f in served.frames])
+        np.testing.assert_allclose(found, expected[: len(found)], atol=2e-4)
 
 
 def test_a_gap_is_forecast_and_flagged(tmp_path):
@@ -363,7 +389,7 @@ def test_a_port_in_use(tmp_path):
 def test_an_array_that_the_bundle_does_not_have(tmp_path):
     said = refused(Served(tmp_path, Toy(), "type=Spikes", "--publish", "factors,latents"))
     assert "there is no 'latents' to publish" in said
-    assert said.endswith("has factors, z, f, rates, behaviour, forecast, forecast_behaviour")
+    assert said.endswith("has factors, z, f, rates, behaviour, counts, forecast, forecast_behaviour")
 
 
 def test_a_golden_run_that_does_not_come_out(tmp_path):
@@ -381,3 +407,91 @@ def test_a_golden_run_of_a_session_that_does_not_come_out(tmp_path):
 def test_the_daemon_never_imports_torch():
     code = "import sys, rtdsae.serve.daemon; print(sorted({'torch', 'h5py', 'rtdsae.model'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_samples_become_bins_on_the_way(tmp_path):
+    toy, k = Toy(), 10
+    samples = np.random.default_rng(2).poisson(0.2, (60 * k, toy.n_channels)).astype(np.float32)
+    with (
+        LslSource(samples, 500.0, labels=toy.channels) as source,
+        Served(tmp_path, toy, f"source_id={source.source_id}") as served,
+    ):
+        served.bins(55)
+        served.check_order()
+        served.check_values(samples.reshape(60, k, -1).sum(axis=1))
+        assert not any(f.flags & Flags.GAP for f in served.frames)
+
+
+def test_events_become_bins_by_the_clock(tmp_path):
+    toy = Toy()
+    rng = np.random.default_rng(3)
+    times = np.concatenate([[0.0], np.sort(rng.uniform(0, 1.6, 200))])
+    channels = rng.integers(0, toy.n_channels, len(times))
+    x = np.zeros((80, toy.n_channels), np.float32)
+    np.add.at(x, ((times / 0.02).astype(int), channels), 1)
+    with (
+        LslSource(channels[:, None].astype(np.float32), 0.0, offsets=times, on_time=True) as source,
+        Served(tmp_path, toy, f"source_id={source.source_id}", "--set", "lateness_s=0.2") as served,
+    ):
+        served.bins(75)
+        served.check_order()
+        served.frames = served.frames[:75]
+        served.check_values(x)
+
+
+def test_the_forecast_is_what_the_model_says_without_the_bins_to_come(tmp_path):
+    toy, ahead = Toy(), 3
+    x = toy.counts(60)
+    options = ("--publish", "factors,forecast,forecast_behaviour", "--set", f"model.forecast_bins={ahead}")
+    with (
+        LslSource(x, 50.0, pace=200) as source,
+        Served(tmp_path, toy, f"source_id={source.source_id}", *options) as served,
+    ):
+        served.bins(50)
+        for f in served.frames[::7]:
+            seen = np.concatenate([x[: f.bin + 1], np.zeros((ahead, toy.n_channels), np.float32)])
+            observed = np.r_[np.ones(f.bin + 1), np.zeros(ahead)].astype(np.float32)
+            expected = toy.run(seen, observed)
+            np.testing.assert_allclose(f["factors"], expected["factors"][-1 - ahead], atol=2e-4)
+            np.testing.assert_allclose(f["forecast"], expected["rates"][-1], atol=2e-4)
+            np.testing.assert_allclose(f["forecast_behaviour"], expected["behaviour"][-1], atol=2e-4)
+
+
+def test_the_bins_themselves_are_published_where_asked_for(tmp_path):
+    toy = Toy()
+    x, seen = toy.counts(60), np.r_[0:20, 24:60]
+    with (
+        LslSource(x[seen], 50.0, offsets=(seen + 1) * 0.02, pace=100) as source,
+        Served(tmp_path, toy, f"source_id={source.source_id}", "--publish", "factors,counts") as served,
+    ):
+        served.bins(55)
+        for f in served.frames:
+            expected = np.zeros(toy.n_channels) if f.flags & Flags.GAP else x[f.bin]
+            np.testing.assert_array_equal(f["counts"], expected)
+        assert sum(bool(f.flags & Flags.GAP) for f in served.frames) == 4
+        (array,) = [array for array in served.frames[0].schema.arrays if array.name == "counts"]
+        assert (array.shape, array.unit, array.labels) == ((toy.n_channels,), "spikes", tuple(toy.channels))
+
+
+def test_the_latents_go_out_as_an_lsl_stream_too(tmp_path):
+    toy, name = Toy(), f"out-{tmp_path.name}"
+    x = toy.counts(400)
+    with (
+        LslSource(x, 50.0) as source,
+        Served(tmp_path, toy, f"source_id={source.source_id}", "--lsl-out", name) as served,
+    ):
+        served.bins(1)
+        (info,) = pylsl.resolve_byprop("name", name, timeout=20)
+        inlet = pylsl.StreamInlet(info, recover=False)
+        samples = [inlet.pull_sample(10) for _ in range(20)]
+        labels = inlet.info(10).get_channel_labels()
+        assert (info.type(), info.source_id()) == ("Latents", f"rtdsae-{name}")
+        assert labels[:4] == [f"factors.{i}" for i in range(4)]
+        assert labels[-3:] == ["behaviour.vel_x", "behaviour.vel_y", "flags"]
+        served.receive(lambda self: self.frames[-1].t_bin >= samples[-1][1])
+        published = {round(f.t_bin, 6): f for f in served.frames}
+        for values, stamp in samples:
+            frame = published[round(stamp, 6)]
+            np.testing.assert_allclose(values[:-1], frame.payload)
+            assert values[-1] == frame.flags
+        del inlet

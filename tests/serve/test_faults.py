@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pylsl
 import pytest
@@ -19,10 +20,12 @@ from toy_bundle import Toy
 
 from rtdsae import wire
 from rtdsae.client import Control, Subscriber
-from rtdsae.serve.source import Source, Wanted, find
+from rtdsae.serve.search import find
+from rtdsae.serve.source import Source, Wanted
 from rtdsae.wire import Flags
 
 WIDTH = 0.02
+MINUTE = pytest.mark.slow, pytest.mark.timeout(180)
 
 
 @contextlib.contextmanager
@@ -62,6 +65,40 @@ def test_a_source_that_was_stopped_goes_on_and_no_sample_is_lost(tmp_path):
         assert not any(flagged(served, Flags.GAP))
         last = served.statuses[-1]
         assert (last["gaps"], last["late"], last["resets"], last["stream"]["losses"]) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("seconds", [2, pytest.param(65, marks=MINUTE)])
+def test_a_source_that_is_gone_for_a_time_and_comes_again(tmp_path, seconds):
+    """Its time is gaps, up to a minute; beyond, the clock counts as set anew, and bins go on at the next number."""
+    toy = Toy()
+    first, second = (Toy().counts(n) for n in (4000, 200))
+    with Served(tmp_path, toy, f"source_id=gone-{tmp_path.name}") as served:
+        with LslSource(first, 50.0, source_id=f"gone-{tmp_path.name}"):
+            served.bins(30)
+        gone = len(served.statuses)
+        served.receive(lambda self: len(self.statuses) >= gone + seconds)
+        assert not served.statuses[-1]["stream"]["connected"]
+        before = len(served.frames)
+        with LslSource(second, 50.0, source_id=f"gone-{tmp_path.name}"):
+            served.receive(lambda self: len(self.frames) > before + 50 and not self.frames[-1].flags & Flags.GAP)
+            served.receive(lambda self: self.statuses[-1]["bins"] > before + 50)
+        served.check_order()
+        gaps = np.array(flagged(served, Flags.GAP))
+        assert served.statuses[-1]["stream"]["losses"] == 1
+        if seconds < 60:
+            assert abs(gaps.sum() * WIDTH - seconds) < 2
+            assert served.statuses[-1]["resets"] == 0
+        else:
+            assert gaps.sum() == 0
+            assert served.statuses[-1]["resets"] == 1
+        at = np.flatnonzero(np.diff([f.t_bin for f in served.frames]) > seconds - 1)
+        begun = before if not len(at) else int(at[0]) + 1
+        n_first = begun + toy.n_anchor if seconds >= 60 else int(np.flatnonzero(gaps)[0]) + toy.n_anchor
+        n_gaps = int(gaps.sum())
+        rest = len(served.frames) + toy.n_anchor - n_first - n_gaps
+        whole = np.concatenate([first[:n_first], np.zeros((n_gaps, toy.n_channels), np.float32), second[:rest]])
+        seen = np.r_[np.ones(toy.n_anchor), ~gaps].astype(np.float32)
+        served.check_values(whole, seen)
 
 
 def test_each_kind_of_impossible_value_is_a_flagged_gap(tmp_path):
@@ -144,23 +181,60 @@ def test_what_lsl_drops_for_a_daemon_that_is_stopped_comes_out_as_gaps(tmp_path)
 # subscribers ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_subscriber_that_is_stopped_keeps_nobody_waiting(tmp_path):
-    toy = Toy(bin_width_s=0.005)
-    x = toy.counts(600)
+@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=MINUTE)])
+def test_a_subscriber_that_is_stopped_keeps_nobody_waiting(tmp_path, seconds):
+    toy = Toy(bin_width_s=0.01)
+    x = toy.counts(100 * seconds)
     with (
-        LslSource(x, 200.0) as source,
+        LslSource(x, 100.0) as source,
         Served(tmp_path, toy, f"source_id={source.source_id}") as served,
         program("-m", "rtdsae", "listen", served.endpoint, "--json") as listening,
     ):
         heard = [json.loads(listening.stdout.readline())["seq"]]
         listening.send_signal(signal.SIGSTOP)
-        served.bins(595)
+        n = len(x) - toy.n_anchor
+        served.bins(n)
         served.check_order()
         served.check_values(x)
         listening.send_signal(signal.SIGCONT)
-        while heard[-1] < 594:  # what waited for it meanwhile
+        while heard[-1] < n - 1:  # what waited for it meanwhile
             heard.append(json.loads(listening.stdout.readline())["seq"])
-        assert heard == list(range(heard[0], 595))
+        assert heard == list(range(heard[0], n))
+
+
+def test_a_recorder_that_is_stopped_ends_with_every_bin(tmp_path):
+    """More is published meanwhile than the sockets between keep: the rest comes from the daemon's history."""
+    toy, endpoint, out = Toy(), f"ipc://{tmp_path}/control", tmp_path / "out.h5"
+    x = toy.counts(24_000)
+    with (
+        LslSource(x, 50.0, pace=4000, chunk=40) as source,
+        Served(
+            tmp_path,
+            toy,
+            f"source_id={source.source_id}",
+            "--publish",
+            "factors,rates",
+            "--control",
+            endpoint,
+            "--set",
+            "model.history_s=1000",
+        ) as served,
+        program("-m", "rtdsae", "record", out, "--endpoint", served.endpoint, "--control", endpoint) as recorder,
+    ):
+        served.bins(4000)
+        recorder.send_signal(signal.SIGSTOP)
+        served.bins(22_000)
+        recorder.send_signal(signal.SIGCONT)
+        served.bins(len(x) - toy.n_anchor)
+        recorder.send_signal(signal.SIGINT)
+        said = recorder.communicate(timeout=60)[0]
+        with h5py.File(out) as file:
+            seq, flags, factors = (file["part000"][name][:] for name in ("seq", "flags", "arrays/factors"))
+            assert (file.attrs["missing"], "part001" in file) == (0, False)
+        assert (flags & Flags.BACKFILL).any(), said
+        np.testing.assert_array_equal(seq, np.arange(seq[0], len(seq) + seq[0]))
+        assert len(seq) + seq[0] >= 22_000
+        np.testing.assert_allclose(factors, toy.run(x)["factors"][seq], atol=2e-4)
 
 
 def test_a_conflated_subscriber_has_the_newest_bin_and_no_old_one(tmp_path):

@@ -6,7 +6,8 @@ import pytest
 from lsl_source import LslSource
 
 from rtdsae.serve import intake as intakes
-from rtdsae.serve.source import Source, Wanted, find
+from rtdsae.serve.search import find
+from rtdsae.serve.source import Source, Wanted
 
 C, WIDTH = 4, 0.02
 WANTED = Wanted(tuple(f"ch{i}" for i in range(C)), WIDTH)

@@ -1,0 +1,70 @@
+"""A client's connection to one of the daemon's endpoints: its socket, its keys, and its end."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import zmq
+
+from rtdsae.client.keys import guard
+from rtdsae.errors import EndpointError
+from rtdsae.wire import MAX_FRAME
+
+__all__ = ["Connection"]
+
+Socket = zmq.Socket[bytes]
+
+
+class Connection:
+    """What every client has.
+
+    Args:
+        endpoint: the daemon's; it need not be there yet.
+        kind: ZeroMQ's type of socket.
+        keys: this client's folder of keys, where the daemon asks for them.
+        prepare: what to set before it connects.
+
+    Raises:
+        EndpointError: the endpoint is not one, or the keys are not there.
+    """
+
+    def __init__(
+        self, endpoint: str, kind: int, keys: str | os.PathLike[str] | None, prepare: Callable[[Socket], None]
+    ) -> None:
+        self.endpoint = endpoint
+        self._context: zmq.Context[Socket] = zmq.Context()
+        self._socket: Socket = self._context.socket(kind)
+        try:
+            prepare(self._socket)
+            self._connect(Path(keys) if keys else None)
+        except EndpointError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Frees the socket; what is still queued is gone."""
+        self._context.destroy(linger=0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _connect(self, keys: Path | None) -> None:
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME)
+        self._socket.setsockopt(zmq.IPV6, self.endpoint.startswith("tcp://["))
+        if keys:
+            guard(self._socket, keys)
+        try:
+            self._socket.connect(self.endpoint)
+        except zmq.ZMQError as error:
+            reason = error.strerror or error
+            raise EndpointError(
+                f"cannot connect to {self.endpoint}: {reason}; use tcp://HOST:PORT or ipc://PATH"
+            ) from error

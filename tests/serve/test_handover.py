@@ -1,0 +1,111 @@
+"""A swap while bins flow: a real source, daemon, subscriber and control client."""
+
+import contextlib
+
+import numpy as np
+import onnx
+import pytest
+from lsl_source import LslSource
+from onnx import helper
+from test_daemon import ARRAYS, Served
+from toy_bundle import Toy
+
+from rtdsae import bundle
+from rtdsae.client import Control
+from rtdsae.errors import BundleError, ControlError
+from rtdsae.serve.trial import try_out
+from rtdsae.wire import Flags
+
+RATE, WIDTH = 200.0, 0.005
+SAME = {"n_channels": 6, "bin_width_s": WIDTH}
+
+
+@contextlib.contextmanager
+def serving(folder, toy, x, *options):
+    """A daemon on a stream, and its control client."""
+    endpoint = f"ipc://{folder}/control"
+    with (
+        LslSource(x, RATE, labels=toy.channels) as source,
+        Served(folder, toy, f"source_id={source.source_id}", "--control", endpoint, *options) as served,
+        Control(endpoint, timeout_s=20) as control,
+    ):
+        yield served.bins(20), control
+
+
+def crashing(folder):
+    """A bundle whose step ends the process that runs it: a Sum without one of its inputs."""
+    made = Toy(**SAME)
+    files = made.files()
+    model = onnx.load_from_string(files["step.onnx"])
+    (step,) = (node for node in model.graph.node if node.op_type == "Sum")
+    model.graph.node.insert(list(model.graph.node).index(step), helper.make_node("Sum", ["hA", "", "xB"], ["spare"]))
+    files["step.onnx"] = model.SerializeToString()
+    bundle.write(folder, made.manifest({}), {**files, "MODEL_CARD.md": b"# toy\n"})
+    return folder
+
+
+def test_no_bin_is_missing_and_each_is_its_models(tmp_path):
+    old, new = Toy(**SAME), Toy(**SAME, seed=3, n_anchor=8, n_hidden=20)
+    x = old.counts(6000)
+    with serving(tmp_path, old, x) as (served, control):
+        said = control.swap(new.write(tmp_path / "new"))
+        seq = said["seq"]
+        served.receive(lambda self: self.frames[-1].seq >= seq + 50)
+        served.check_order()
+        assert [f.seq for f in served.frames if f.flags & Flags.SWAPPED] == [seq]
+        assert served.frames[seq].flags & Flags.ANCHORED
+        assert {f.schema.bundle_hash for f in served.frames[seq:]} == {bundle.load(tmp_path / "new").hash}
+        before, start = old.run(x[: served.frames[-1].bin + 1]), served.frames[seq].bin
+        after = new.run(x[start - new.n_anchor : served.frames[-1].bin + 1])
+        for name in ARRAYS:
+            for f in served.frames:
+                expected = before[name][f.bin - old.n_anchor] if f.seq < seq else after[name][f.bin - start]
+                np.testing.assert_allclose(f[name], expected, atol=1e-3, rtol=1e-3)
+        again = control.history(seq - 5, seq + 4)
+        assert [f.seq for f in again] == list(range(seq - 5, seq + 5))
+        np.testing.assert_array_equal(again[0].payload, served.frames[seq - 5].payload)
+
+
+def test_history_reaches_back_over_several_swaps(tmp_path):
+    old, new = Toy(**SAME), Toy(**SAME, seed=3)
+    with serving(tmp_path, old, old.counts(6000)) as (served, control):
+        bundles = [new.write(tmp_path / "new"), served.bundle]
+        seqs = [control.swap(bundles[i % 2])["seq"] for i in range(4)]
+        served.receive(lambda self: self.frames[-1].seq >= seqs[-1] + 20)
+        again = control.history(0, seqs[-1] + 10)
+        assert [f.seq for f in again] == list(range(seqs[-1] + 11))
+        for bin_, frame in zip(again, served.frames, strict=False):
+            assert (bin_.payload.tobytes(), bin_.flags) == (frame.payload.tobytes(), frame.flags | Flags.BACKFILL)
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (lambda folder: Toy(n_channels=7, bin_width_s=WIDTH).write(folder), "a swap needs the same channels and bins"),
+        (lambda folder: Toy(n_channels=6, bin_width_s=0.02).write(folder), "a swap needs the same channels and bins"),
+        (lambda folder: Toy(**SAME, label="b").write(folder), "channel 0 of .*bad is b0, of .* a swap needs the same"),
+        (lambda folder: Toy(**SAME).write(folder, golden_error=0.01), "golden.npz replayed"),
+        (lambda folder: folder, "no such folder"),
+        (crashing, "end the process that runs them"),
+    ],
+)
+def test_a_bundle_that_will_not_do_leaves_the_old_one_running(tmp_path, write, said):
+    toy = Toy(**SAME)
+    x = toy.counts(6000)
+    with serving(tmp_path, toy, x) as (served, control):
+        with pytest.raises(ControlError, match=said):
+            control.swap(write(tmp_path / "bad"))
+        served.bins(len(served.frames) + 40)
+        served.check_order()
+        served.check_values(x[: served.frames[-1].bin + 1])
+        assert not any(f.flags & Flags.SWAPPED for f in served.frames)
+
+
+def test_a_good_bundle_passes_its_trial(tmp_path):
+    assert try_out(Toy().write(tmp_path / "good"), None, "cpu") is None
+
+
+def test_a_bundle_that_never_ends_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("rtdsae.serve.trial.PATIENCE_S", 0.01)  # no process begins so fast
+    with pytest.raises(BundleError, match="did not end within"):
+        try_out(Toy().write(tmp_path / "slow"), None, "cpu")

@@ -1,0 +1,109 @@
+"""The stream's query, and looking it up among real streams of other processes."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from lsl_source import LslSource
+
+from rtdsae.errors import StreamError
+from rtdsae.serve.search import find, predicate
+
+SAMPLES = np.arange(40, dtype=np.float32).reshape(10, 4)
+
+
+@pytest.mark.parametrize(
+    ("query", "xpath"),
+    [
+        ("source_id=rig1", "source_id='rig1'"),
+        ("name=Utah array, type=Spikes", "name='Utah array' and type='Spikes'"),
+        ("name=Bob's rig", 'name="Bob\'s rig"'),
+        ("name='rig'", "name='rig'"),
+        ("starts-with(name,'rig') and channel_count=96", "starts-with(name,'rig') and channel_count=96"),
+    ],
+)
+def test_query_becomes_xpath(query, xpath):
+    assert predicate(query) == xpath
+
+
+@pytest.mark.parametrize("query", ["", "  ", "name=both'and\""])
+def test_impossible_query(query):
+    with pytest.raises(StreamError, match="stream query"):
+        predicate(query)
+
+
+def test_invalid_xpath_is_told_at_once():
+    with pytest.raises(StreamError, match=r"neither key=value on name, type.* nor XPath: rig 1"):
+        find("rig 1", timeout_s=30, tick=lambda: pytest.fail("it went on searching"))
+
+
+def test_no_such_stream_says_what_is_there():
+    with LslSource(SAMPLES, 50.0, name="the-other") as stream:
+        find(f"source_id={stream.source_id}", 20)
+        with pytest.raises(
+            StreamError, match=r"no LSL stream matches name=nobody after 0.2 s; visible are .*the-other.*; LSL may miss"
+        ):
+            find("name=nobody", timeout_s=0.2)
+
+
+@contextlib.contextmanager
+def lsl_ports_taken():
+    """All UDP ports where LSL looks for streams of one machine, as many sources or one busy search take them."""
+    with contextlib.ExitStack() as held:
+        for port in range(16572, 16572 + 32):
+            taken = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            with contextlib.suppress(OSError):  # another program has it: as good
+                taken.bind(("", port))
+        yield
+
+
+def test_finds_each_of_several_streams_though_lsl_ports_are_taken():
+    with lsl_ports_taken(), LslSource(SAMPLES, 50.0) as older, LslSource(SAMPLES, 50.0) as newer:
+        for stream in (older, newer):
+            assert find(f"source_id={stream.source_id}", 20).source_id() == stream.source_id
+
+
+def test_finds_a_stream_that_answers_only_a_later_round(tmp_path, monkeypatch):
+    """As LSL's own configuration does where no network carries multicast, with ports and a pace of the test's own."""
+    slow = "[multicast]\nResolveScope = machine\nInterfaces = {127.0.0.1}\n[tuning]\nMulticastMinRTT = 1.0\n"
+    config = tmp_path / "lsl.cfg"
+    config.write_text(f"{slow}[ports]\nMulticastPort = 17571\nBasePort = 17572\n[log]\nlevel = -2\n")
+    monkeypatch.setenv("LSLAPICFG", str(config))  # for children: this process has read its own
+    search = "import sys; from rtdsae.serve.search import find; print(find(sys.argv[1], 20).source_id())"
+    with LslSource(SAMPLES, 50.0) as older, LslSource(SAMPLES, 50.0) as newer:
+        for stream in (older, newer):
+            command = [sys.executable, "-c", search, f"source_id={stream.source_id}"]
+            said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            assert said.stdout == f"{stream.source_id}\n", said.stderr
+
+
+def test_waits_for_a_stream_that_comes_later():
+    stream, turns = LslSource(SAMPLES, 50.0), []
+
+    def tick():
+        turns.append(None)
+        if len(turns) == 1:
+            stream.__enter__()
+        return True
+
+    try:
+        assert find(f"source_id={stream.source_id}", 20, tick).source_id() == stream.source_id
+    finally:
+        stream.__exit__()
+
+
+def test_gives_up_when_told():
+    assert find("name=nobody", 60, tick=lambda: False) is None
+
+
+def test_two_matching_streams_are_listed():
+    with LslSource(SAMPLES, 50.0, name="twin") as one, LslSource(SAMPLES, 50.0, name="twin") as two:
+        find(f"source_id={one.source_id}", 20)
+        find(f"source_id={two.source_id}", 20)
+        with pytest.raises(StreamError, match=r"2 LSL streams match name=twin: .*; add source_id=") as error:
+            find("name=twin", 20)
+        assert one.source_id in str(error.value)
+        assert two.source_id in str(error.value)
