@@ -1,0 +1,150 @@
+"""What does a monitor cost the daemon? Its latency without one and with one, in alternating blocks of one run.
+
+    python tools/bench_monitor.py [--rates 50 1000] [--channels 256] [--seconds 20] [--blocks 4] [--browser]
+                                  [--daemon OPTIONS]
+
+The daemon publishes `factors` and the rates of all channels. With the monitor there is a page as well that takes
+every frame: a program that only receives, or, with `--browser`, Chromium, which draws on the same cores. `--daemon`
+has further options of `rtdsae serve`, like `--daemon "--priority 50"`. Stages and ratios are those of
+`bench_latency.py`. The last line is JSON.
+"""
+
+import argparse
+import contextlib
+import json
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
+
+from bench_latency import (
+    QUANTILES,
+    STAGES,
+    WARM_UP_S,
+    cpu_seconds,
+    load,
+    quantiles,
+    ratios,
+    receive,
+    resident_mb,
+    running,
+    subscribed,
+)
+from toy_bundle import Toy
+
+ALONE, WATCHED = "alone", "monitor"
+PAGE = """
+import sys
+from websockets.sync.client import connect
+address = sys.argv[1]
+with connect(address.replace("http", "ws") + "/feed", origin=address, proxy=None) as page:
+    for frame in page:
+        pass
+"""
+BROWSER = """
+import sys
+from playwright.sync_api import sync_playwright
+with sync_playwright() as playwright:
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+    browser = playwright.chromium.launch(executable_path=sys.argv[2], args=options)
+    browser.new_page().goto(sys.argv[1])
+    sys.stdin.read()
+"""
+
+
+@dataclass
+class Block:
+    """What the daemon did in a block, and what the monitor took."""
+
+    stages: np.ndarray  # (bins, STAGES) µs
+    lost: int
+    cpu: float  # cores, of the monitor
+    memory_mb: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rates", type=int, nargs="+", default=[50, 1000])
+    parser.add_argument("--channels", type=int, default=256)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--blocks", type=int, default=4)
+    parser.add_argument("--browser", action="store_true")
+    parser.add_argument("--daemon", metavar="OPTIONS", default="")
+    args = parser.parse_args()
+    result = {}
+    with tempfile.TemporaryDirectory() as name:
+        for rate in args.rates:
+            toy = Toy(n_channels=args.channels, n_hidden=128, n_anchor=10, bin_width_s=1 / rate)
+            bundle = toy.write(Path(name) / f"toy-{rate}")
+            blocks: dict[str, list[Block]] = {ALONE: [], WATCHED: []}
+            for i in range(args.blocks):
+                for subject in (ALONE, WATCHED) if i % 2 else (WATCHED, ALONE):
+                    blocks[subject].append(measure(subject == WATCHED, args, rate, bundle, Path(name)))
+            title = f"{rate} Hz, {args.channels} channels"
+            result[title] = report(title, blocks)
+    print(json.dumps(result))
+
+
+def measure(watched: bool, args: argparse.Namespace, rate: int, bundle: Path, folder: Path) -> Block:
+    with load(bundle, args.seconds, folder) as (source_id, pushed), contextlib.ExitStack() as open_:
+        endpoint = f"ipc://{folder}/{source_id[-8:]}"
+        subscriber = open_.enter_context(subscribed(endpoint, "daemon"))
+        pid, began, used = 0, time.monotonic(), 0.0
+        if watched:
+            monitor = open_.enter_context(running(["-m", "rtdsae", "monitor", "--port", 0, "--sub", endpoint], folder))
+            address = re.search(rb"http://[\d.:]+", monitor.stdout.readline())[0].decode()
+            page = ["-c", BROWSER, address, shutil.which("chromium")] if args.browser else ["-c", PAGE, address]
+            open_.enter_context(running(page, folder))
+            pid, began, used = monitor.pid, time.monotonic(), cpu_seconds(monitor.pid)
+        serve = ["-m", "rtdsae", "serve", bundle, "--stream", f"source_id={source_id}", "--pub", endpoint]
+        subject = open_.enter_context(
+            running([*serve, "--publish", "factors,rates", *shlex.split(args.daemon)], folder)
+        )
+        frames = receive(subscriber, "daemon", subject, int((args.seconds + WARM_UP_S) * rate))
+        cpu = (cpu_seconds(pid) - used) / (time.monotonic() - began) if watched else 0.0
+        memory = resident_mb(pid) if watched else 0.0
+        stamps, push = pushed()
+    stamp, t_in, t_out, arrived = frames.times.T
+    index = np.rint((stamp - stamps[0]) * rate).astype(int)
+    lost = index[-1] - index[0] + 1 - len(np.unique(index)) + (len(stamps) - 1 - index[-1])
+    stages = 1e6 * np.stack([t_in - push[index], t_out - t_in, arrived - t_out, arrived - push[index]], 1)
+    return Block(stages[index >= index[0] + WARM_UP_S * rate], int(lost), cpu, memory)
+
+
+def report(title: str, blocks: dict[str, list[Block]]) -> dict:
+    print(f"\n{title}\n{'':24}" + "".join(f"{q:>8}" for q in QUANTILES) + "     p99 / alone")
+    result: dict = {}
+    for i, stage in enumerate(STAGES):
+        parts = {name: [block.stages[:, i] for block in found] for name, found in blocks.items()}
+        for name, found in parts.items():
+            figures = dict(zip(QUANTILES, quantiles(found).round(1).tolist(), strict=True))
+            result.setdefault(name, {})[stage] = figures
+            line = f"{stage:13}{name:11}" + "".join(f"{v:8.0f}" for v in figures.values())
+            if name == WATCHED:
+                ratio = result[name][f"{stage} / alone"] = ratios(found, parts[ALONE])["p99"]
+                line += "  {:.2f} ({:.2f}-{:.2f})".format(*ratio)
+            print(line)
+    for name, found in blocks.items():
+        result[name]["lost"] = sum(block.lost for block in found)
+    watched = blocks[WATCHED]
+    result["monitor_cpu_percent"] = round(100 * float(np.mean([block.cpu for block in watched])), 1)
+    result["monitor_memory_mb"] = round(max(block.memory_mb for block in watched), 1)
+    print(
+        f"lost: {result[ALONE]['lost']} and {result[WATCHED]['lost']}; the monitor takes "
+        f"{result['monitor_cpu_percent']} % of a core and {result['monitor_memory_mb']} MB",
+        flush=True,
+    )
+    return result
+
+
+if __name__ == "__main__":
+    main()
