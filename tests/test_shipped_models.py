@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rtdsae import bundle
+from rtdsae import bundle, shipped
+from rtdsae.cli import main
+from rtdsae.errors import ConfigError
 from rtdsae.serve.decoder import Decoder
 from rtdsae.serve.engine import Engine
 from rtdsae.train.config import KINDS, convert
@@ -22,7 +24,7 @@ def test_it_runs_here_as_where_it_was_made(path):
     """The engine replays the golden run before it exists; then the decoder streams it, gap and all, to the same end."""
     loaded = bundle.load(path)
     m, golden = loaded.manifest, loaded.golden()
-    decoder = Decoder(Engine(loaded), m.anchor_bins, m.horizon_bins, len(m.channels))
+    decoder = Decoder(Engine(loaded), m.anchor_bins, m.horizon_bins, len(m.channels), "once")
     for t, (x, observed) in enumerate(zip(golden["x"], golden["observed"], strict=True)):
         flags = decoder.decode(x, bool(observed))
         assert (flags is None) == (t < m.anchor_bins)
@@ -42,3 +44,25 @@ def test_its_card_and_manifest_say_what_it_is_and_how_to_remake_it(path):
     assert m.scores["r2_true_rates"] > 0.3
     assert f"{m.scores['r2_true_rates']:.4g}" in card
     assert loaded.weights()
+
+
+def test_serve_without_a_bundle_lists_them(capsys):
+    assert main(["serve"]) == 2
+    said = capsys.readouterr()
+    assert all(f"  {path.name} " in said.out for path in MODELS)
+    assert said.err.startswith("rtdsae serve: which bundle?")
+
+
+def test_a_shipped_bundle_goes_by_its_name_where_no_folder_has_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", "lfads_lorenz"]) == 0
+    assert "lfads_lorenz" in capsys.readouterr().out
+    (tmp_path / "lfads_lorenz").mkdir()
+    assert main(["inspect", "lfads_lorenz"]) == 2
+    assert main(["inspect", "lfads_of_mars"]) == 2
+
+
+def test_configurations_come_along():
+    assert shipped.config("lorenz.yaml").read_text()
+    with pytest.raises(ConfigError, match=r"no configuration 'mars.yaml' .* lorenz.yaml"):
+        shipped.config("mars.yaml")
