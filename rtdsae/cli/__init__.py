@@ -10,13 +10,19 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
+import tyro
+
 from rtdsae.errors import RtdsaeError
 
 __all__ = ["main"]
 
 # verb -> (module, struct, one line)
 VERBS = {
+    "demo": ("rtdsae.cli.demo", "Demo", "the whole path on generated neurons, live, in some minutes"),
     "train": ("rtdsae.cli.offline", "Train", "train a model on a recording"),
+    "runs": ("rtdsae.cli.offline", "Runs", "list runs and compare them"),
+    "search": ("rtdsae.cli.search", "Search", "search for settings: population-based, random, TPE"),
+    "convert": ("rtdsae.cli.files", "Convert", "a recording of another format, with a summary and warnings"),
     "evaluate": ("rtdsae.cli.offline", "Evaluate", "score a run by streaming, with figures"),
     "export": ("rtdsae.cli.offline", "Export", "write a run as a bundle"),
     "calibrate": ("rtdsae.cli.offline", "Calibrate", "fit a new session's neurons to a trained model"),
@@ -25,11 +31,23 @@ VERBS = {
     "listen": ("rtdsae.cli.live", "Listen", "print what is published"),
     "simulate": ("rtdsae.cli.live", "Simulate", "synthetic neurons as an LSL stream"),
     "replay": ("rtdsae.cli.live", "Replay", "a recording as an LSL stream"),
+    "monitor": ("rtdsae.cli.monitor", "Monitor", "a web page of what is published"),
     "record": ("rtdsae.cli.control", "Record", "store what is published, without holes"),
     "control": ("rtdsae.cli.control", "Ask", "ask a daemon: status, schema, anchor, swap, stop"),
     "keys": ("rtdsae.cli.control", "Keys", "make CURVE keys for a daemon and its clients"),
     "doctor": ("rtdsae.cli.rig", "Doctor", "what would stop the daemon here, and how to mend it"),
+    "completion": ("rtdsae.cli.completion", "Completion", "a script that lets a shell complete what you type"),
     "bench": ("rtdsae.cli.rig", "Bench", "a bundle's latencies on this computer"),
+}
+
+TYRO = (tyro.conf.FlagCreatePairsOff, tyro.conf.UseAppendAction)  # how flags are written, in every verb
+
+# which extra brings which modules; whatever is not here is the modeller's
+EXTRAS = {
+    "serve": {"onnxruntime", "pylsl", "h5py", "prometheus_client"},
+    "search": {"ray", "optuna"},
+    "monitor": {"starlette", "uvicorn", "websockets"},
+    "io": {"pynwb", "hdmf", "pyxdf", "pymatreader", "scipy", "neo", "quantities", "pandas"},
 }
 
 
@@ -70,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """The help of `rtdsae` itself: the verbs, a line each."""
-    lines = [f"  {verb:9} {line}" for verb, (_, _, line) in VERBS.items()]
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:{width}} {line}" for verb, (_, _, line) in VERBS.items()]
     return "\n".join(["usage: rtdsae VERB ...   (rtdsae VERB --help tells more)", "", *lines])
 
 
@@ -80,8 +99,6 @@ def parse(verb: str, args: Sequence[str]) -> Verb:
     Raises:
         RtdsaeError: a flag is unknown, missing or of the wrong type; the message is one line.
     """
-    import tyro
-
     module, name, _ = VERBS[verb]
     struct = getattr(importlib.import_module(module), name)
     said = io.StringIO()
@@ -91,7 +108,7 @@ def parse(verb: str, args: Sequence[str]) -> Verb:
                 struct,
                 prog=f"rtdsae {verb}",
                 args=args,
-                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.UseAppendAction),
+                config=TYRO,
             )
     except SystemExit as stop:
         if not stop.code:  # --help
@@ -110,9 +127,9 @@ def one_line(box: str) -> str:
 
 def missing_extra(error: ModuleNotFoundError) -> str:
     """Which extra brings a module that is not installed."""
-    serve = {"onnxruntime", "pylsl", "h5py", "prometheus_client"}
-    extra = "serve" if error.name in serve else "train"
-    return f"this verb needs {error.name}, which is not installed: pip install 'rtdsae[{extra}]'"
+    name = (error.name or "a module").partition(".")[0]
+    extra = next((extra for extra, modules in EXTRAS.items() if name in modules), "train")
+    return f"this verb needs {name}, which is not installed: pip install 'rtdsae[{extra}]'"
 
 
 def fail(prog: str, message: str) -> int:

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from rtdsae.errors import one_line
 from rtdsae.serve import realtime
 
 __all__ = ["CHECKS", "LOOPBACK", "Check"]
@@ -85,7 +86,7 @@ def lsl() -> Iterator[Check]:
 
         version = pylsl.library_version()
     except (ImportError, RuntimeError, OSError) as error:
-        yield Check("FAIL", "liblsl", _line(error), f"{EXTRA}; or PYLSL_LIB=/path/of/liblsl where it has no wheel")
+        yield Check("FAIL", "liblsl", one_line(error), f"{EXTRA}; or PYLSL_LIB=/path/of/liblsl where it has no wheel")
         return
     yield Check("ok", "liblsl", f"{version // 100}.{version % 100}, pylsl {importlib.metadata.version('pylsl')}")
     own = discover()
@@ -160,7 +161,7 @@ def onnx_runtime() -> Iterator[Check]:
     try:
         import onnxruntime
     except ImportError as error:
-        yield Check("FAIL", "onnxruntime", _line(error), EXTRA)
+        yield Check("FAIL", "onnxruntime", one_line(error), EXTRA)
         return
     if len(installed) < 2:
         yield Check("ok", "onnxruntime", f"{onnxruntime.__version__} ({installed[0] if installed else 'not from pip'})")
@@ -183,7 +184,7 @@ def _provider(provider: str) -> Check:
         why = f"computes 21 + 21 = {y[0]:g}" if y[0] != 42 else "its driver or its libraries are not there"
         runs = runs and y[0] == 42
     except Exception as error:  # ONNX Runtime's errors have no common base but this one
-        runs, why = False, _line(error)
+        runs, why = False, one_line(error)
     if runs:
         return Check("ok", f"provider {name}", "runs a graph")
     mend = "reinstall onnxruntime" if needed else "install them, or stay with provider cpu, which is the default"
@@ -317,7 +318,3 @@ def _read(path: str) -> str:
         return Path(path).read_text().strip()
     except OSError:
         return ""
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

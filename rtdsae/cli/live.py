@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 from tyro.conf import Positional, arg
 
+from rtdsae import shipped
+from rtdsae.bins import Kind
 from rtdsae.errors import ConfigError
-
-Kind = Literal["counts", "samples", "events"]
-Anchoring = Literal["once", "every", "lanes"]
+from rtdsae.serve.settings import Anchoring, WakeMode
 
 if TYPE_CHECKING:
     from rtdsae.recordings import Recording
@@ -33,8 +33,8 @@ def _unset(metavar: str, default: str = "") -> Any:
 class Serve(msgspec.Struct, frozen=True, kw_only=True):
     """Decode an LSL stream with a bundle, and publish each bin's latents over ZeroMQ."""
 
-    bundle: Positional[Path]
-    """Folder of the bundle."""
+    bundle: Annotated[Positional[Path | None], _unset("BUNDLE")] = None
+    """Folder of the bundle, or the name of a shipped one; without it, those are listed."""
     config: Annotated[Path | None, _unset("YAML")] = None
     """More settings, and these: see configs/daemon.yaml."""
     set: Annotated[list[str], arg(metavar="KEY=VALUE", help_behavior_hint="")] = msgspec.field(default_factory=list)
@@ -52,8 +52,8 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
     keys: Annotated[Path | None, _unset("FOLDER")] = None
     """CURVE keys that `rtdsae keys` made: only known clients."""
     publish: Annotated[str | None, _unset("A,B", "factors,z,behaviour")] = None
-    """Arrays: also f, rates, forecast."""
-    anchor: Annotated[Anchoring | None, _unset("HOW", "once")] = None
+    """Arrays: also f, rates, counts, forecast."""
+    anchor: Annotated[Anchoring | None, _unset("HOW", "as the bundle was made")] = None
     """once, every (R bins) or lanes (blended)."""
     lsl_out: Annotated[str | None, _unset("NAME")] = None
     """Publish as an LSL stream of this name too."""
@@ -61,7 +61,7 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
     """To wait for the stream."""
     provider: Annotated[str | None, _unset("NAME", "cpu")] = None
     """Of ONNX Runtime: cpu, cuda, ..."""
-    wake: Annotated[Literal["warm", "poll", "off"] | None, _unset("HOW", "warm")] = None
+    wake: Annotated[WakeMode | None, _unset("HOW", "warm")] = None
     """Before each sample: warm, poll or off."""
     metrics: Annotated[str | None, _unset("HOST:PORT")] = None
     """Serve Prometheus metrics there, like 127.0.0.1:9464."""
@@ -71,7 +71,14 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
     """Cores to run on, like 2,3."""
 
     def run(self) -> None:
-        """Serves until SIGTERM or Ctrl-C."""
+        """Serves until SIGTERM or Ctrl-C.
+
+        Raises:
+            ConfigError: no bundle is named, neither here nor in the settings.
+        """
+        if self.bundle is None and self.config is None:
+            print(_shipped_models())
+            raise ConfigError("which bundle? Name a folder, or one of these, as in: rtdsae serve lfads_lorenz")
         _quiet_lsl()
         from rtdsae.serve.console import set_up
         from rtdsae.serve.daemon import Daemon
@@ -79,7 +86,7 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
 
         flags = msgspec.structs.asdict(self)
         config, overrides, timeout, cpu = (flags.pop(name) for name in ("config", "set", "timeout", "cpu"))
-        flags["bundle"] = str(self.bundle)
+        flags["bundle"] = self.bundle and str(shipped.model(self.bundle))
         flags["keys"] = self.keys and str(self.keys)
         flags["publish"] = None if self.publish is None else _listed(self.publish)
         flags["cpus"] = None if cpu is None else _listed(cpu)
@@ -88,6 +95,20 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
             daemon = Daemon(settings)
             console.show(daemon.status)
             daemon.run()
+
+
+def _shipped_models() -> str:
+    """A line for each bundle that comes with the package."""
+    from rtdsae import bundle as bundles
+
+    lines = []
+    for name, path in shipped.models().items():
+        manifest = bundles.load(path).manifest
+        bins = f"{len(manifest.channels)} channels, bins of {1e3 * manifest.bin_width_s:g} ms"
+        decoded = [label for output in manifest.outputs if output.name == "behaviour" for label in output.labels]
+        score = f"bps {manifest.scores['bps']:.3f}" if "bps" in manifest.scores else ""
+        lines.append(f"  {name:25} {bins:31} {score}  {', '.join(decoded)}".rstrip())
+    return "\n".join(["bundles that come with rtdsae (each has a MODEL_CARD.md in its folder):", *lines])
 
 
 def _listed(text: str) -> list[str]:
@@ -107,6 +128,8 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
     """One JSON object a line, with every value."""
     timeout: float = 10.0
     """Seconds without a bin after which to give up."""
+    keys: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: none)")] = None
+    """This client's keys: FOLDER/carry/NAME of rtdsae keys."""
 
     def run(self) -> None:
         """Prints until the count is reached or Ctrl-C.
@@ -118,7 +141,7 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
 
         if self.timeout <= 0 or (self.count is not None and self.count < 1):
             raise ConfigError(f"--timeout {self.timeout:g} and --count {self.count}: both must be above 0")
-        with Subscriber(self.endpoint, timeout_s=self.timeout) as subscriber:
+        with Subscriber(self.endpoint, timeout_s=self.timeout, keys=self.keys) as subscriber:
             for i, message in enumerate(subscriber, 1):
                 print(_as_json(message, self.arrays) if self.json else _as_text(message, self.arrays), flush=True)
                 if i == self.count:
@@ -162,10 +185,16 @@ class Simulate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
-    """A recording as a live LSL stream, in real time or faster."""
+    """A recording as a live LSL stream, in real time or faster: whatever rtdsae convert reads."""
 
     file: Positional[Path]
-    """The recording: HDF5 or npz."""
+    """The recording."""
+    original: bool = False
+    """As it was sent: an XDF stream's samples, or spikes, with jitter and gaps."""
+    bin_width: Annotated[float | None, _unset("SECONDS", "the file's")] = None
+    """Of a bin: spikes are binned so, finer bins are added up."""
+    stream: Annotated[str | None, _unset("QUERY", "the one of type Spikes")] = None
+    """XDF's neural stream: name=..., type=..., source_id=..."""
     split: Literal["train", "valid", "test", "all"] = "all"
     """Play only this part; a file that names no splits is split as training does by default."""
     channels: Literal["heldin", "all"] = "heldin"
@@ -175,7 +204,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     truth: bool = False
     """Stream the true rates too, where the recording has them."""
     speed: float = 1.0
-    """Bins a second, relative to real time."""
+    """Relative to real time."""
     loop: bool = False
     """Begin again at the end, for ever."""
     wait: float = 0.0
@@ -186,12 +215,29 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
         _quiet_lsl()
         from rtdsae import recordings
 
-        recording = recordings.load(self.file)
+        if self.original:
+            self._run_original()
+            return
+        recording = recordings.load(self.file, self.bin_width, stream=self.stream)
         if self.split != "all":
             recording = _part(recording, self.split, self.file)
         if self.channels == "heldin" and recording.heldout is not None:
             recording = _heldin(recording)
         _play(recording, self, name=self.file.stem, truth=self.truth)
+
+    def _run_original(self) -> None:
+        from rtdsae import recordings
+        from rtdsae.play import Player
+
+        if self.bin_width or self.truth or self.split != "all":
+            raise ConfigError("--original plays what came before any bin: leave --bin-width, --split and --truth out")
+        original = recordings.load_original(self.file, stream=self.stream)
+        if self.channels == "heldin" and original.heldout is not None:
+            original = original.select(~original.heldout)
+        player = Player(original, source_id=self.source_id, name=self.file.stem, speed=self.speed, loop=self.loop)
+        kind = f"samples at {original.nominal_rate_hz:g} Hz" if original.nominal_rate_hz else "spikes"
+        print(f"streaming {kind} of {len(original.channels)} channels as source_id={self.source_id}", flush=True)
+        print(f"pushed {player.run(wait_s=self.wait)} {kind.split()[0]}")
 
 
 def _play(recording: "Recording", verb: Simulate | Replay, *, name: str, truth: bool) -> None:

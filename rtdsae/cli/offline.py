@@ -1,30 +1,33 @@
-"""The modeller's verbs: train, evaluate, export, inspect."""
+"""The modeller's verbs: train, runs, evaluate, export, calibrate, inspect."""
 
 import contextlib
 import json
+import os
 import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from rtdsae.errors import ConfigError
 
 if TYPE_CHECKING:
     from rtdsae.bundle import Bundle
+    from rtdsae.recordings import Recording
+    from rtdsae.train.config import TrainConfig
 
-__all__ = ["Calibrate", "Evaluate", "Export", "Inspect", "Train"]
+__all__ = ["Calibrate", "Evaluate", "Export", "Inspect", "Runs", "Train"]
 
 
 class Train(msgspec.Struct, frozen=True, kw_only=True):
     """Train a model on a recording; Ctrl-C keeps what was reached."""
 
-    config: Positional[Path]
-    """YAML file, such as configs/lfads.yaml."""
+    config: Positional[Path | None] = None
+    """YAML file, such as configs/lfads.yaml (default: chosen from the recording, and said)."""
     data: tuple[str, ...] = ()
     """Recording to train on, in place of the config's data.path; repeat it for several sessions."""
     out: Path | None = None
@@ -36,33 +39,77 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
 
     def run(self) -> None:
         """Trains, and says where the run is."""
-        from rtdsae.recordings import load
-        from rtdsae.train.config import load_config
-
-        config = load_config(self.config, self.set, self.data)
-        if not config.data.paths:
-            raise ConfigError(f"{self.config} names no recording: give --data PATH, or set data.path")
-        recordings = [load(path, config.data.bin_width_s) for path in config.data.paths]
+        follows = int(os.environ.get("LOCAL_RANK", 0)) > 0
+        if follows:  # one of several processes, which the first one started by this very command: it speaks for all
+            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        config, recordings = self._prepared()
 
         from rtdsae.cli.progress import TrainingProgress
         from rtdsae.train.fit import train
-        from rtdsae.train.run import prepare
 
-        recordings = [prepare(recording, config) for recording in recordings]
-        out = self.out or Path("out/runs") / f"{self.config.stem}-{Path(config.data.paths[0]).stem}"
+        name = self.config.stem if self.config else "chosen"
+        out = self.out or Path("out/runs") / f"{name}-{Path(config.data.paths[0]).stem}"
         command = f"rtdsae {shlex.join(sys.argv[1:])}"
         for path, r in zip(config.data.paths, recordings, strict=True):
             print(f"training on {path}: {r.n_bins} bins, {r.n_channels} neurons; run: {out}")
         with TrainingProgress(config.fit.epochs) as progress:
             info = train(out, config, recordings, progress, command=command, resume=self.resume).info
+        if follows:
+            return
         if info["too_short"]:
             print(f"{info['too_short']} segments are shorter than a window (S + R bins) and were left out")
         best = f"best at {info['best_epoch'] + 1}" if info["epochs_done"] else "nothing to export yet"
         print(f"{info['state']} after {info['epochs_done']} epochs, {best}; run: {out}")
 
+    def _prepared(self) -> "tuple[TrainConfig, list[Recording]]":
+        """The configuration, chosen where none is given, and the recordings as it wants them."""
+        from rtdsae.recordings import load
+        from rtdsae.train.config import load_config, make_config
+
+        least = {"model": {"family": "lfads", "readin_dim": 1}}  # to read the recordings by
+        config = load_config(self.config, self.set, self.data) if self.config else None
+        config = config or make_config(least, "--set", self.set, self.data)
+        if not config.data.paths:
+            raise ConfigError(f"{self.config or 'no config'} names no recording: give --data PATH, or set data.path")
+        recordings = [load(path, config.data.bin_width_s) for path in config.data.paths]
+
+        from rtdsae.train.run import prepare
+
+        recordings = [prepare(recording, config) for recording in recordings]
+        if self.config:
+            return config, recordings
+
+        from rtdsae.train.choose import choose
+
+        choices = choose(recordings)
+        print("chosen for this recording; --set changes any of it, and the run's config.yaml keeps it:")
+        for choice in choices:
+            print(f"  {choice.key:30} {choice.value!s:6} {choice.why}")
+        chosen = tuple(f"{choice.key}={choice.value}" for choice in choices)
+        return make_config({}, "--set", (*chosen, *self.set), self.data), recordings
+
+
+class Runs(msgspec.Struct, frozen=True, kw_only=True):
+    """List runs and compare them: state, scores, and the settings in which they differ."""
+
+    paths: Positional[tuple[Path, ...]] = (Path("out/runs"),)
+    """Run directories, or folders that hold some."""
+    json: bool = False
+    """Print one JSON object on the last line."""
+
+    def run(self) -> None:
+        """Finds, compares, prints."""
+        from rtdsae.train.runs import compare, find, table
+
+        runs, damaged = find(self.paths)
+        rows = compare(runs)
+        print(json.dumps({"runs": rows, "damaged": damaged}) if self.json else table(rows) if rows else "no whole run")
+        for line in damaged:
+            print(f"rtdsae runs: {line}", file=sys.stderr)
+
 
 class Evaluate(msgspec.Struct, frozen=True, kw_only=True):
-    """Score a run by streaming it bin by bin, and draw figures into the run."""
+    """Score a run by streaming it bin by bin, and write a report into it: report.html, figures/*.png."""
 
     path: Positional[Path]
     """Run directory."""
@@ -70,21 +117,30 @@ class Evaluate(msgspec.Struct, frozen=True, kw_only=True):
     """Another recording of the same neurons, scored whole (default: the run's own test part, or else validation)."""
     session: str | None = None
     """Score this session alone (default: all that the run has)."""
+    against: Path | None = None
+    """Another run on the same data, such as the acausal reference: the price of causality."""
     json: bool = False
     """Print the scores as one JSON object on the last line."""
 
     def run(self) -> None:
         """Scores, draws, prints."""
+        from rtdsae.evaluate.report import check_against, write_report
         from rtdsae.evaluate.score import evaluate
         from rtdsae.train.run import Run
 
-        reports = evaluate(Run.open(self.path), self.data, self.session)
+        if self.against and self.data:
+            raise ConfigError("--against compares two runs on their own data: leave --data away")
+        run, other = Run.open(self.path), Run.open(self.against) if self.against else None
+        if other:
+            check_against(run, other)
+        found = evaluate(run, self.data, self.session)
+        report = write_report(run, found, self.data.stem if self.data else self.session or "", other)
         if not self.json:
-            print("\n".join(report.table() for report in reports))
-        elif len(reports) == 1:
-            print(json.dumps(reports[0].scores))
-        else:
-            print(json.dumps({"sessions": {report.scores["session"]: report.scores for report in reports}}))
+            print("\n".join(scored.table() for scored in found))
+        print(f"report: {report}")
+        if self.json:
+            sessions = {scored.name: scored.scores for scored in found}
+            print(json.dumps(found[0].scores if len(found) == 1 else {"sessions": sessions}))
 
 
 class Export(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,14 +150,14 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     """Run directory."""
     out: Path
     """Folder of the bundle; its name becomes the bundle's."""
-    lanes: int = 1
-    """Batch size of the graphs, for a daemon that runs staggered copies."""
+    lanes: Annotated[int | None, arg(help_behavior_hint="(default: window.lanes of the run)")] = None
+    """Copies of the model that take turns at being anchored; 1 runs on from one anchor."""
     overwrite: bool = False
     """Replace a bundle that is there."""
 
     def run(self) -> None:
         """Exports, and says what was checked."""
-        if self.lanes < 1:
+        if self.lanes is not None and self.lanes < 1:
             raise ConfigError(f"--lanes {self.lanes}: at least 1")
         from rtdsae.train.export import CHECKED_BINS, TOLERANCE, export
         from rtdsae.train.run import Run
@@ -182,15 +238,16 @@ class Inspect(msgspec.Struct, frozen=True, kw_only=True):
     """Verify a bundle and say what is in it."""
 
     bundle: Positional[Path]
-    """Folder of the bundle."""
+    """Folder of the bundle, or the name of a shipped one."""
     json: bool = False
     """Print the manifest as one JSON object."""
 
     def run(self) -> None:
         """Verifies every byte against the manifest, and prints."""
+        from rtdsae import shipped
         from rtdsae.bundle import load
 
-        bundle = load(self.bundle)
+        bundle = load(shipped.model(self.bundle))
         m = bundle.manifest
         if self.json:
             print(msgspec.json.encode(m).decode())

@@ -60,7 +60,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     bundle: Positional[Path]
-    """Folder of the bundle."""
+    """Folder of the bundle, or the name of a shipped one."""
     seconds: float = 20.0
     """How long to measure; for p99.9 some 1000 bins at least."""
     session: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
@@ -77,10 +77,11 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
             RtdsaeError: the bundle is not one, a setting is wrong, or the daemon did not start.
         """
         from rtdsae import bundle as bundles
+        from rtdsae import shipped
 
         if not 0 < self.seconds < 1e6:
             raise ConfigError(f"--seconds {self.seconds:g}: must be above 0")
-        bundle = bundles.load(self.bundle).session(self.session)
+        bundle = bundles.load(shipped.model(self.bundle)).session(self.session)
         manifest = bundle.manifest
         step_us = time_steps(bundle, self.provider)
         with tempfile.TemporaryDirectory(prefix="rtdsae-bench-") as folder:

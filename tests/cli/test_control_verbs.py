@@ -53,11 +53,11 @@ def test_control_prints_the_reply_as_json(station, capsys, tmp_path):
         (("control", "swap"), "swap needs the BUNDLE"),
         (("control", "status", "bundle"), "swap needs the BUNDLE"),
         (("control", "stop", "--session", "x"), "swap needs the BUNDLE"),
-        (("control", "status", "--endpoint", "5557"), "cannot control 5557"),
+        (("control", "status", "--endpoint", "5557"), "cannot connect to 5557"),
         (("control", "status", "--endpoint", "ipc://nobody", "--timeout", "0.1"), "no reply from ipc://nobody"),
         (("control", "status", "--keys", "nowhere"), "nowhere/client.key_secret"),
         (("record",), "PATH"),
-        (("record", "out.h5", "--endpoint", "5556"), "cannot subscribe to 5556"),
+        (("record", "out.h5", "--endpoint", "5556"), "cannot connect to 5556"),
         (("record", "out.h5", "--endpoint", "ipc://nobody", "--timeout", "0.3"), "no bin from ipc://nobody for 0.3 s"),
         (("record", "nowhere/out.h5"), "nowhere/out.h5: cannot be made"),
         (("record", "there.h5"), "there.h5: is there already"),
@@ -126,16 +126,3 @@ def test_the_clients_defaults_are_the_verbs(station):
     assert (control.ENDPOINT, control.CONTROL) == (client.ENDPOINT, client.CONTROL) == (live.ENDPOINT, client.CONTROL)
     with Subscriber() as subscriber, Control() as asking:
         assert (subscriber.endpoint, asking.endpoint) == (control.ENDPOINT, control.CONTROL)
-
-
-@pytest.mark.parametrize("verb", ["record", "control", "keys"])
-def test_help_fits_a_screen_and_imports_nothing_heavy(verb):
-    code = (
-        "import sys; from rtdsae.cli import main\n"
-        f"try: main(['{verb}', '--help'])\n"
-        "except SystemExit as stop: assert not stop.code\n"
-        "print(sorted({'torch', 'onnxruntime', 'pylsl', 'h5py', 'zmq'} & set(sys.modules)))"
-    )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert len(said) < 40
-    assert said[-1] == "[]"

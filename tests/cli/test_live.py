@@ -136,7 +136,9 @@ def test_listen_gives_up_when_nothing_is_published(tmp_path):
     assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("verb", ["serve", "listen", "simulate", "replay"])
+@pytest.mark.parametrize(
+    "verb", ["serve", "listen", "simulate", "replay", "record", "control", "keys", "doctor", "bench"]
+)
 def test_help_fits_a_screen_and_imports_nothing_heavy(verb):
     code = (
         "import sys; from rtdsae.cli import main\n"

@@ -48,7 +48,7 @@ ALONE = ("--stream", "source_id=nobody-has-this", "--timeout", "0.2", "--pub", "
 @pytest.mark.parametrize(
     ("spoiled", "args", "said"),
     [
-        (None, (), "Missing"),
+        (None, (), "which bundle? Name a folder"),
         (None, ("nowhere",), "nowhere: no such folder"),
         (None, ("some.h5",), "some.h5"),
         (None, ("bundle", "--strem", "x"), "--strem"),

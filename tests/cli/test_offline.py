@@ -120,7 +120,7 @@ SESSIONS = (*TRAIN, "--set", "model.readin_dim=3", "--data")
 @pytest.mark.parametrize(
     ("spoil", "args", "said"),
     [
-        (None, ("train",), "Missing"),
+        (None, ("train",), "no config names no recording: give --data PATH"),
         (None, ("train", "nowhere.yaml"), "no config at nowhere.yaml"),
         (None, ("train", "c.yaml"), "names no recording: give --data"),
         (None, ("train", "c.yaml", "--data", "nowhere.h5"), "nowhere.h5: no such file"),
@@ -369,7 +369,8 @@ def test_what_cannot_be_scored_is_null_with_the_reason(here, capsys):
     assert [scores[name] for name in ("co_bps", "r2_behaviour", "r2_true_rates")] == [None, None, None]
     of_latents = {f"latents.{name}" for name, value in scores["latents"].items() if value is None}
     assert {"latents.tangling", "latents.probe_z_series", "latents.mig"} <= of_latents
-    assert set(scores["reasons"]) == {"co_bps", "r2_behaviour", "r2_true_rates"} | of_latents
+    of_oracle = {"oracle", "fraction_of_oracle"}
+    assert set(scores["reasons"]) == {"co_bps", "r2_behaviour", "r2_true_rates"} | of_oracle | of_latents
 
 
 def test_two_sessions_are_scored_each_by_itself_and_by_their_mean(here, capsys):
@@ -465,7 +466,7 @@ def test_help_fits_a_screen_and_usage_errors_are_one_line():
         assert said in helped.stdout
     wrong = subprocess.run([sys.executable, "-m", "rtdsae", "fly"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
-    assert wrong.stderr.startswith("rtdsae: there is no verb 'fly'; the verbs are train,")
+    assert wrong.stderr.startswith("rtdsae: there is no verb 'fly'; the verbs are demo, train,")
 
 
 def test_ctrl_c_leaves_a_usable_run(here):
