@@ -59,7 +59,7 @@ def start():
         process.communicate(timeout=20)
 
 
-@pytest.mark.parametrize("name", ["generated", "center_out_stream", "pursuit"])
+@pytest.mark.parametrize("name", ["generated", "pursuit", pytest.param("center_out_stream", marks=pytest.mark.slow)])
 def test_what_is_streamed_is_what_was_trained(name, tmp_path, start):
     recording = generated() if name == "generated" else real_recording(name)
     recordings.save(recording, tmp_path / "recording.h5")

@@ -1,6 +1,7 @@
 """What the package promises as a whole: light imports, true names, a README whose tree is the tree."""
 
 import importlib
+import importlib.util
 import pkgutil
 import re
 import subprocess
@@ -37,7 +38,8 @@ def test_the_client_needs_numpy_and_pyzmq_only():
 
 def test_every_public_name_exists():
     for module in pkgutil.walk_packages(rtdsae.__path__, "rtdsae."):
-        if module.name == "rtdsae.__main__":
+        needs_ray = module.name == "rtdsae.train.search"  # an extra that the set-up leaves out
+        if module.name == "rtdsae.__main__" or (needs_ray and importlib.util.find_spec("ray") is None):
             continue
         loaded = importlib.import_module(module.name)
         for name in getattr(loaded, "__all__", ()):

@@ -89,7 +89,12 @@ class Model:
     def config(self, path: Path, epochs: int) -> TrainConfig:
         """How it is trained on the recording at `path`."""
         base, own = BASES[self.data]
-        sizes = (f"model.family={self.family}", f"window.anchor_bins={self.s}", f"window.horizon_bins={self.r}")
+        sizes = (
+            f"model.family={self.family}",
+            f"window.anchor_bins={self.s}",
+            f"window.horizon_bins={self.r}",
+            "window.lanes=1",
+        )
         length = (f"fit.epochs={epochs}", f"fit.patience={epochs}", "fit.accelerator=cpu")
         return load_config(ROOT / "configs" / base, (*sizes, *own, *length, *self.more), (str(path),))
 

@@ -525,6 +525,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the faults and their order (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=100.0, help="bins a second (default: %(default)s)")
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # programs begun by one in the background would ignore it
     with tempfile.TemporaryDirectory(prefix="rtdsae-soak-") as folder:
         soak = Soak(Path(folder), args.rate, args.seed)
         try:

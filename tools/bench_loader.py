@@ -1,0 +1,116 @@
+"""Is a recording that is larger than memory read fast enough to train on?
+
+    python tools/bench_loader.py [--hours 4] [--channels 1000] [--bin-width 0.01] [--batches 30] [--memory GB]
+
+Generates such a recording, reads it as `rtdsae train` does, and takes batches of 64 windows of 100 bins at random
+places, each followed by a training step of LFADS at its default sizes: milliseconds of both, and the process's own
+memory (not the mapped file's, which the system takes back when it needs room). `--memory` is a limit on that. The last
+line is JSON.
+"""
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from rtdsae.model.families import make_family
+from rtdsae.model.families.lfads import LFADSConfig
+from rtdsae.recordings import load
+from rtdsae.train.config import Data, Fit, TrainConfig, Window
+from rtdsae.train.fit import draw_batches, keep_memory, make_fabric, session_windows
+from rtdsae.train.objective import Loss, Schedule
+from rtdsae.train.run import dims_of, prepare
+
+BLOCK = 50_000  # bins that are drawn; the recording is made of them
+RATE = 0.1  # spikes a bin
+
+
+def main() -> None:
+    args = arguments()
+    if args.memory:
+        limit = round(args.memory * 1e9)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    torch.set_num_threads(1)
+    keep_memory()
+    with tempfile.TemporaryDirectory(prefix="rtdsae-loader-") as folder:
+        path = Path(folder) / "long.h5"
+        data_bytes = generate(path, args)
+        found = {"data_gb": data_bytes / 1e9, "file_gb": path.stat().st_size / 1e9, "before_mb": own_memory()}
+        config = TrainConfig(
+            model=LFADSConfig(), data=Data(path=str(path)), window=Window(horizon_bins=90), fit=Fit(accelerator="cpu")
+        )
+        begun = time.perf_counter()
+        sessions = session_windows([prepare(load(path), config)], config)
+        found |= {"load_s": time.perf_counter() - begun, "loaded_mb": own_memory()}
+        found |= steps(sessions, config, args.batches)
+    found["peak_mb"] = own_memory()
+    print(
+        f"{args.hours:g} h of {args.channels} channels in {1000 * args.bin_width:g} ms bins: {found['data_gb']:.2f} GB"
+    )
+    print("\n".join(f"  {name:12} {value:10.2f}" for name, value in found.items()))
+    print(json.dumps(found))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hours", type=float, default=4.0)
+    parser.add_argument("--channels", type=int, default=1000)
+    parser.add_argument("--bin-width", type=float, default=0.01, help="seconds")
+    parser.add_argument("--batches", type=int, default=30)
+    parser.add_argument("--memory", type=float, metavar="GB", help="what the process may have of its own")
+    return parser.parse_args()
+
+
+def generate(path: Path, args: argparse.Namespace) -> int:
+    """Write the recording block by block: how many bytes its counts are."""
+    n_bins = round(args.hours * 3600 / args.bin_width)
+    block = np.random.default_rng(0).poisson(RATE, (min(BLOCK, n_bins), args.channels)).astype(np.uint8)
+    with h5py.File(path, "w") as file:
+        file.attrs["bin_width_s"] = args.bin_width
+        counts = file.create_dataset(
+            "counts", (n_bins, args.channels), "u1", chunks=(1000, args.channels), compression=1
+        )
+        for first in range(0, n_bins, len(block)):
+            part = block[: n_bins - first]
+            counts[first : first + len(part)] = part
+        return int(counts.nbytes)
+
+
+def steps(sessions: list, config: TrainConfig, batches: int) -> dict[str, float]:
+    """Medians of what drawing a batch and training on it take, and the most memory between them."""
+    session, family = sessions[0], make_family(config.model, dims_of([sessions[0].tensors.recording], config))
+    family.session.fit(session.training_bins(), session.training_bins()[:, session.tensors.heldin])
+    fabric = make_fabric(config.fit)
+    loss, optimizer = fabric.setup(Loss(family, config.objective), torch.optim.AdamW(family.parameters()))
+    draws, trains = [], []
+    for _, first in draw_batches(sessions, config.fit, 0)[:batches]:
+        begun = time.perf_counter()
+        batch = session.tensors.windows_at(first, session.train.bins)
+        drawn = time.perf_counter()
+        terms, _ = loss(batch, session.context(first, "cpu"), session.tensors.heldin, Schedule(0, 1.0, 1), None)
+        optimizer.zero_grad()
+        fabric.backward(terms["loss"])
+        optimizer.step()
+        draws.append(1000 * (drawn - begun))
+        trains.append(1000 * (time.perf_counter() - drawn))
+    return {
+        "draw_ms": float(np.median(draws)),
+        "draw_p99_ms": float(np.percentile(draws, 99)),
+        "train_ms": float(np.median(trains)),
+    }
+
+
+def own_memory() -> float:
+    """Megabytes that are of no file."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["RssAnon"].split()[0]) / 1024
+
+
+if __name__ == "__main__":
+    main()
