@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtdsae.bins import Bins, EventsBinner, RegularBinner, input_kind
+from rtdsae.bins import BinCounters, Bins, EventsBinner, RegularBinner, input_kind
 from rtdsae.bins.grid import KEPT_BYTES
 from rtdsae.errors import BinError
 
@@ -439,6 +439,35 @@ def test_spikes_whose_clock_jumps_go_on_and_the_clock_follows(jump):
     assert bins.counts.tolist() == [[0, 1]]
     assert bins.t_end[0] == pytest.approx(10.05 + jump)
     assert binner.counters.resets == 1
+
+
+@pytest.mark.parametrize("apart", [-1000.0, -5.0, 5.0, 1000.0])
+def test_stamps_of_another_clock_are_gone_along_with(apart):
+    binner = EventsBinner(2, 0.02)
+    binner.push(np.array([1]), np.array([10.0 + apart]), 10.001)
+    assert binner.due == pytest.approx(10.021)
+    assert binner.advance(10.02).index.tolist() == []
+    bins = binner.advance(10.0411)
+    assert bins.counts.tolist() == [[0, 1], [0, 0]]
+    assert bins.t_end.tolist() == pytest.approx([10.02 + apart, 10.04 + apart])
+    binner.push(np.array([0]), np.array([10.045 + apart]), 10.046)
+    assert binner.advance(10.0611).counts.tolist() == [[1, 0]]
+    assert binner.counters == BinCounters()
+
+
+def test_the_clock_goes_on_after_stamps_that_were_set_ahead():
+    binner = EventsBinner(2, 0.02)
+    binner.push(np.array([0]), np.array([10.0]), 10.0)
+    assert len(binner.push(np.array([1]), np.array([15.001]), 10.01).index) == 250
+    assert binner.advance(10.0291).counts.tolist() == [[0, 1]]
+
+
+def test_a_stall_is_not_taken_for_another_clock():
+    binner = EventsBinner(2, 0.02)
+    binner.push(np.array([0]), np.array([10.0]), 10.0)
+    binner.push(np.zeros(2), np.array([10.1, 11.9]), 14.0)
+    assert len(binner.advance(14.021).index) == 106
+    assert binner.counters.resets == 0
 
 
 def test_a_clock_that_leaps_makes_no_flood_of_bins():

@@ -1,23 +1,25 @@
 """A source, a daemon and subscribers for minutes or hours, with faults at random: what `./tools/soak` runs.
 
-What is checked, all from outside:
+What is checked, all from outside (`soak_checks.py`):
 
     order       each bin once, in order, and later than the one before but where the clock was set back
-    values      every bin equals what the model gives in numpy for the very samples that were pushed
-    flags       a bin without its sample is flagged a gap, and no other; late where it was; anchored and swapped where
+    bins        every bin is the sum of the very samples that were pushed for it, or the spikes of its time
+    values      and its latents are what the model gives in numpy
+    flags       a bin without its samples is flagged a gap, and no other; late where it was; anchored and swapped where
                 the reference has to be, too
     samples     every sample that was pushed while the daemon was connected is in a bin, or in the counter that it
                 belongs to, one by one
     answers     what control answers: history is what was published, garbage is refused, a swap swaps
     others      a subscriber that is stopped at times gets everything
     resources   memory and latency stay what they were
-    end         SIGTERM, a last status, exit code 0
+    end         SIGTERM, a last status, exit code 0; after kill -9 another daemon goes on, by the same rules
 
 The last line is JSON; the exit code is 1 where one of them does not hold.
 """
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -29,7 +31,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("LSLAPICFG", str(ROOT / "configs" / "lsl_loopback.cfg"))  # before anything imports pylsl
@@ -37,7 +39,8 @@ sys.path.insert(0, str(ROOT / "tests"))  # for the toy model
 
 import numpy as np
 import zmq
-from soak_parts import BACKWARD, DUPLICATE, GOOD, HUGE, NAN, record_type
+from soak_checks import ARRAYS, EventsCheck, Frame, Life, RegularCheck, check_listener, read_logs, whole_records
+from soak_parts import record_type
 from toy_bundle import Toy
 
 from rtdsae import wire
@@ -47,27 +50,10 @@ from rtdsae.wire import Flags
 
 PARTS = Path(__file__).parent / "soak_parts.py"
 PATIENCE_S = 30.0  # within which everything has to happen that is waited for
-TOLERANCE = 2e-4
-NEAR_S = 1e-3  # between a bin's end and its sample's stamp: the correction of the clock
-IN_FLIGHT = 20  # samples that a source may take with it when it is killed
-GROWTH_MB = 16.0
 MOST_PROBLEMS = 20
-ARRAYS = ("factors", "z", "behaviour")
-RESET_BACK_S, RESET_AHEAD_S = 1.0, 60.0  # a stamp that is further off is a reset clock
-
-
-class Frame(NamedTuple):
-    """A bin as it was received."""
-
-    run: int
-    seq: int
-    bin: int
-    t_bin: float
-    t_in: float
-    t_out: float
-    flags: int
-    schema_id: int
-    payload: np.ndarray
+PER_BIN = {"counts": 1, "samples": 10, "events": 6}  # samples; of events about so many, one a channel
+LATENESS_S = 0.005  # enough for a source on a busy computer: spikes are late only after something was held up
+KILL_EVERY = 4  # rounds of all faults: a daemon has to live for some minutes, too
 
 
 class Part:
@@ -97,21 +83,30 @@ class Part:
 class Soak:
     """The rig, its faults, and what it has seen."""
 
-    def __init__(self, folder: Path, rate: float, seed: int) -> None:
-        self.folder, self.rate, self.rng = folder, rate, random.Random(seed)
+    def __init__(self, folder: Path, kind: str, rate: float, seed: int) -> None:
+        self.folder, self.kind, self.rate, self.rng = folder, kind, rate, random.Random(seed)
         self.name = f"soak-{os.getpid()}"
         self.toys = [Toy(bin_width_s=1 / rate, seed=toy) for toy in (0, 1)]
         self.bundles = [toy.write(folder / f"toy{i}") for i, toy in enumerate(self.toys)]
         self.pub, self.ask = f"ipc://{folder}/pub", f"ipc://{folder}/control"
-        self.frames: list[Frame] = []
+        self.record = record_type(1 if kind == "events" else self.toys[0].n_channels)
+        self.lives: list[Life] = []
         self.schemas: dict[int, wire.Schema] = {}
-        self.status: dict[str, Any] = {}
-        self.memory: list[tuple[float, float]] = []  # seconds, MB
         self.done: Counter[str] = Counter()
         self.problems: list[str] = []
-        self.epochs = 0
+        self.logs: list[Path] = []  # of the sources
         self.model = 0  # which toy runs
+        self.worst = 0.0
         self.began = time.monotonic()
+
+    @property
+    def life(self) -> Life:
+        """The daemon that runs."""
+        return self.lives[-1]
+
+    @property
+    def frames(self) -> list[Frame]:
+        return self.life.frames
 
     # the rig ----------------------------------------------------------------------------------------------------------
 
@@ -127,9 +122,10 @@ class Soak:
             self.socket.connect(self.pub)
             self.log = stack.enter_context(open(self.folder / "daemon.log", "w"))
             self.heard = stack.enter_context(open(self.folder / "heard.jsonl", "w"))
-            serve = [self.bundles[0], "--stream", f"name={self.name}", "--pub", self.pub, "--control", self.ask]
-            self.daemon = self.start(stack, self.log, "serve", *serve, "--timeout", PATIENCE_S)
-            self.listener = self.start(stack, self.heard, "listen", self.pub, "--json", "--timeout", 2 * PATIENCE_S)
+            stack.callback(lambda: self.daemon.kill())
+            self.start_daemon()
+            self.listener = self.start(self.heard, "listen", self.pub, "--json", "--timeout", 2 * PATIENCE_S)
+            stack.callback(self.listener.kill)
             self.source = self.new_source("a")
             stack.callback(lambda: self.source.kill())
             self.crowd = Part("crowd", self.pub)
@@ -137,21 +133,29 @@ class Soak:
             self.control = stack.enter_context(Control(self.ask, timeout_s=PATIENCE_S))
             yield
 
-    def start(self, stack: contextlib.ExitStack, out: Any, *command: object) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "rtdsae", *map(str, command)], stdout=out, stderr=subprocess.STDOUT
-        )
-        stack.callback(process.wait)
-        stack.callback(process.kill)
-        return process
+    def start_daemon(self) -> None:
+        self.lives.append(Life(since=self.n_pushed()))
+        self.model = 0
+        serve = [self.bundles[0], "--stream", f"name={self.name}", "--pub", self.pub, "--control", self.ask]
+        settings = ["--publish", ",".join(ARRAYS), "--timeout", PATIENCE_S, "--set", f"lateness_s={LATENESS_S}"]
+        self.daemon = self.start(self.log, "serve", *serve, *settings)
 
-    def new_source(self, source_id: str, n_channels: int | None = None) -> Part:
-        """A source; its log is an epoch, but where it is one that the daemon has to refuse."""
-        log = self.folder / (f"epoch{self.epochs}" if n_channels is None else "impostor")
-        self.epochs += n_channels is None
-        seed = self.rng.randrange(1 << 30)
-        channels = n_channels or self.toys[0].n_channels
-        return Part("source", self.name, f"{self.name}-{source_id}", channels, self.rate, log, seed)
+    def start(self, out: Any, *command: object) -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-m", "rtdsae", *map(str, command)]
+        return subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT)
+
+    def new_source(self, source_id: str) -> Part:
+        """A source, with a log of its own."""
+        self.logs.append(self.folder / f"source{len(self.logs)}")
+        return self.any_source(source_id, self.kind, self.toys[0].n_channels, self.logs[-1])
+
+    def any_source(self, source_id: str, kind: str, n_channels: int, log: Path) -> Part:
+        rate, seed = PER_BIN[kind] * self.rate, self.rng.randrange(1 << 30)
+        return Part("source", self.name, f"{self.name}-{source_id}", kind, n_channels, rate, log, seed)
+
+    def n_pushed(self) -> int:
+        """How many samples were pushed until now."""
+        return sum(len(whole_records(log, self.record)) for log in self.logs) // self.record.itemsize
 
     def seconds(self) -> float:
         return time.monotonic() - self.began
@@ -177,17 +181,17 @@ class Soak:
         match message:
             case wire.Schema():
                 self.schemas[message.id] = message
-            case wire.Latents() as m:
-                times = (m.t_bin, m.t_in, m.t_out)
-                self.frames.append(Frame(m.run, m.seq, m.bin, *times, int(m.flags), m.schema_id, m.payload))
+            case wire.Latents():
+                self.frames.append(_frame(message))
             case wire.Status():
-                self.status = dict(message)
+                self.life.tell(dict(message))
 
     def weigh(self) -> None:
         """The daemon's memory, every two seconds."""
-        if not self.memory or self.seconds() - self.memory[-1][0] > 2:
+        memory = self.life.memory
+        if not memory or self.seconds() - memory[-1][0] > 2:
             pages = int(Path(f"/proc/{self.daemon.pid}/statm").read_text().split()[1])
-            self.memory.append((self.seconds(), pages * os.sysconf("SC_PAGE_SIZE") / 1e6))
+            memory.append((self.seconds(), pages * os.sysconf("SC_PAGE_SIZE") / 1e6))
 
     def wait(self, what: str, until: Callable[[], bool]) -> None:
         """Receives until it is so; a problem where it takes too long."""
@@ -211,7 +215,7 @@ class Soak:
         self.flows(float(self.source.order(what)))
 
     def gap(self) -> None:
-        self.tell(f"gap {self.rng.choice([1, 2, 5, 30, 150])}")
+        self.tell(f"gap {self.rng.choice([1, 2, 5, 30, 150]) * self.rng.choice([1, PER_BIN[self.kind]])}")
 
     def nan(self) -> None:
         self.tell("nan")
@@ -254,11 +258,31 @@ class Soak:
     def impostor(self) -> None:
         """In place of the source comes one that does not fit, and has to be refused."""
         self.source.kill()
-        impostor = self.new_source("a", n_channels=3)
-        self.wait("refusal", lambda: "has 3 channels" in self.status["stream"]["problem"])
+        kind = "counts" if self.kind == "events" else self.kind
+        impostor = self.any_source("a", kind, 3, self.folder / "impostor")
+        self.wait("refusal", lambda: "has 3 channels" in self.life.status["stream"]["problem"])
         impostor.kill()
         self.source = self.new_source("a")
         self.flows()
+
+    def kill_daemon(self) -> None:
+        """Kill -9, and another daemon in its place."""
+        self.life.told, self.life.killed = self.n_pushed(), True
+        self.daemon.kill()
+        self.daemon.wait(PATIENCE_S)
+        self.life.until = self.n_pushed()
+        while self.socket.poll(500):
+            self.take(wire.decode(self.socket.recv()))
+        self.start_daemon()
+        self.begin()
+
+    def begin(self) -> None:
+        """Waits for the first bins of a daemon, and has those from history that came before anybody listened."""
+        self.wait("bins", lambda: len(self.frames) > 20 and bool(self.life.status))
+        if first := self.frames[0].seq:
+            missed = [_frame(bin_, ~Flags.BACKFILL) for bin_ in self.control.history(0, first - 1)]
+            self.life.frames[:0] = missed
+        self.ask_anchor()
 
     def come_and_go(self) -> None:
         self.crowd.order(self.rng.choice([5, 20, 50]))
@@ -310,15 +334,13 @@ class Soak:
     )  # fmt: skip
 
     def run(self, minutes: float) -> None:
-        """All faults, in another order each round, until the time is over."""
-        self.wait("bins", lambda: len(self.frames) > 20 and bool(self.status))
+        """All faults, in another order each round, until the time is over, and once at least."""
+        self.begin()
         end = time.monotonic() + 60 * minutes
-        left: list[Callable[[Soak], None]] = []
-        while time.monotonic() < end and not self.problems:
-            if not left:
-                left = self.rng.sample(self.FAULTS, len(self.FAULTS))
-            fault = left.pop()
-            print(f"{self.seconds():8.1f} s  {len(self.frames):8} bins  {fault.__name__}", flush=True)
+        for fault in self.faults():
+            if self.problems or (time.monotonic() > end and len(self.done) == len({*self.FAULTS, Soak.kill_daemon})):
+                break
+            print(f"{self.seconds():8.1f} s  {self.n_bins():8} bins  {fault.__name__}", flush=True)
             try:
                 fault(self)
             except (ControlError, EndpointError) as error:
@@ -326,12 +348,22 @@ class Soak:
             self.done[fault.__name__] += 1
             self.pump(self.rng.uniform(0.0, 1.0))
 
+    def faults(self) -> Iterator[Callable[["Soak"], None]]:
+        """For ever."""
+        for rounds in itertools.count():
+            some = [*self.FAULTS, Soak.kill_daemon] if rounds % KILL_EVERY == 0 else self.FAULTS
+            yield from self.rng.sample(some, len(some))
+
+    def n_bins(self) -> int:
+        return sum(len(life.frames) for life in self.lives)
+
     def stop(self) -> None:
         """SIGTERM, everything that was published till then, and the exit code."""
         self.pump(0.5)
-        self.pushed = len(self.samples())
+        self.life.told = self.n_pushed()
         self.daemon.send_signal(signal.SIGTERM)
         code = self.daemon.wait(PATIENCE_S)
+        self.life.until = self.n_pushed()
         while self.socket.poll(500):
             self.take(wire.decode(self.socket.recv()))
         self.pump_listener()
@@ -356,160 +388,31 @@ class Soak:
 
     def check(self) -> None:
         """Everything that was seen, against everything that was done."""
-        samples = self.samples()
-        self.check_order(samples)
-        which = self.check_samples(samples)
-        self.check_values(samples, which)
-        self.check_listener()
-        self.check_resources()
-
-    def samples(self) -> np.ndarray:
-        """All that was pushed, in order, with the source that pushed it."""
-        kind = record_type(self.toys[0].n_channels)
-        found = []
-        for epoch in range(self.epochs):
-            content = (self.folder / f"epoch{epoch}").read_bytes()
-            records = np.frombuffer(content[: len(content) // kind.itemsize * kind.itemsize], kind)
-            found.append(np.zeros(len(records), [*((n, *kind.fields[n][:1]) for n in kind.names), ("epoch", "i4")]))
-            for name in kind.names:
-                found[-1][name] = records[name]
-            found[-1]["epoch"] = epoch
-        return np.concatenate(found)
-
-    def check_order(self, samples: np.ndarray) -> None:
-        frames = self.frames
-        for name, values in (("seq", [f.seq for f in frames]), ("bin", [f.bin - frames[0].bin for f in frames])):
-            if values != list(range(len(frames))):
-                at = next(i for i, value in enumerate(values) if value != i)
-                self.problem(f"{name} {values[at]} came {at}th")
-        if len({f.run for f in frames}) != 1:
-            self.problem("the bins are of several runs")
-        width = 1 / self.rate
-        for f in frames:
-            if bool(f.flags & Flags.LATE) != (f.t_out > f.t_bin + width) or f.t_in > f.t_out:
-                self.problem(f"bin {f.bin}: its times are wrong, or its late flag")
-        flagged = sum(bool(f.flags & Flags.GAP) for f in frames)
-        if self.status["gaps"] != flagged or self.status["bins"] != len(frames):
-            self.problem(f"{flagged} gaps in {len(frames)} bins, the status says {self.status}")
-
-    def check_samples(self, samples: np.ndarray) -> np.ndarray:
-        """Which sample each bin is of (-1 for a gap); and that each sample that was heard is in a bin or a counter."""
-        n_anchor = self.toys[0].n_anchor
-        good = np.flatnonzero(samples["kind"] == GOOD)
-        which, at = np.full(len(self.frames), -1), 0
-        for i, frame in enumerate(self.frames):
-            if frame.flags & Flags.GAP:
-                continue
-            ahead = np.flatnonzero(np.abs(samples["stamp"][good[at : at + 100_000]] - frame.t_bin) < NEAR_S)
-            if len(ahead):
-                which[i] = good[at + ahead[0]]
-                at += int(ahead[0]) + 1
-            else:
-                self.problem(f"bin {frame.bin} is flagged as observed, but no sample was pushed for its time")
-        binned = np.zeros(len(samples), bool)
-        binned[which[which >= 0]] = True
-        first = int(np.flatnonzero(binned)[0])
-        anchor = good[good < first][-n_anchor:]  # these came before the first bin that was published
-        binned[anchor] = True
-        counted = np.zeros(len(samples), bool)
-        for epoch in range(self.epochs):
-            self.check_epoch(epoch, samples, binned, counted)
-        self.check_counters(samples[counted | binned])
-        return which
-
-    def check_epoch(self, epoch: int, samples: np.ndarray, binned: np.ndarray, counted: np.ndarray) -> None:
-        """That no sample of a source was lost between the first and the last that arrived."""
-        there = np.flatnonzero(samples["epoch"] == epoch)
-        arrived = there[binned[there]]
-        if not len(arrived):
-            return
-        whole = there[(there >= arrived[0]) & (there <= arrived[-1])]
-        counted[whole] = samples["kind"][whole] != GOOD
-        lost = whole[(samples["kind"][whole] == GOOD) & ~binned[whole]]
-        early = there[(there < arrived[0]) & samples["heard"][there]]
-        after = there[(there > arrived[-1]) & (there < self.pushed)]
-        for name, some, allowed in (("amid", lost, 0), ("before", early, 1), ("after", after, IN_FLIGHT)):
-            if len(some) > allowed:
-                around = samples[["stamp", "kind"]][max(0, some[0] - 3) : some[0] + 4].tolist()
-                self.problem(
-                    f"{len(some)} samples of source {epoch} are lost {name} those that arrived: {some[:5]} {around}"
-                )
-
-    def check_counters(self, arrived: np.ndarray) -> None:
-        kinds = {"nan": NAN, "overflow": HUGE, "duplicates": DUPLICATE, "late": BACKWARD}
-        expected = {name: int((arrived["kind"] == kind).sum()) for name, kind in kinds.items()}
-        steps = np.diff(arrived["stamp"][arrived["kind"] <= HUGE])
-        back, ahead = (steps < -RESET_BACK_S).sum(), (steps > RESET_AHEAD_S).sum()
-        expected |= {"resets": int(back + ahead), "partial": 0}
-        found = {name: self.status[name] for name in expected}
-        if found != expected:
-            self.problem(f"the counters are {found}, but what was pushed comes to {expected}")
-        set_back = int((np.diff([f.t_bin for f in self.frames]) <= 0).sum())
-        if set_back != back:
-            self.problem(f"time went back {set_back} times in the bins, {back} times in the samples")
-
-    def check_values(self, samples: np.ndarray, which: np.ndarray) -> None:
-        """Each bin against the model in numpy."""
+        samples = read_logs(self.logs, self.record)
         toys = {schema.id: self.toys[i] for i in (0, 1) for schema in self.schemas.values() if self.of(schema, i)}
-        n = self.toys[0].n_anchor
-        first = int(which[which >= 0][0])
-        good = np.flatnonzero(samples["kind"] == GOOD)
-        window = [samples["x"][at] for at in good[good < first][-n:]]
-        seen, state, worst = [True] * n, None, 0.0
-        for frame, at in zip(self.frames, which, strict=True):
-            toy = toys[frame.schema_id]
-            if frame.flags & (Flags.ANCHORED | Flags.SWAPPED):
-                if not all(seen[-n:]):
-                    self.problem(f"bin {frame.bin} is anchored on a window with a gap")
-                state = toy.anchor(np.stack(window[-n:]))
-            x, observed = (samples["x"][at], 1.0) if at >= 0 else (np.zeros(toy.n_channels, np.float32), 0.0)
-            state, out = toy.step(state, x, observed)
-            expected = np.concatenate([np.ravel(out[name]) for name in ARRAYS])
-            worst = max(worst, float(np.abs(frame.payload - expected).max()))
-            if not np.allclose(frame.payload, expected, atol=TOLERANCE):
-                self.problem(f"bin {frame.bin} (seq {frame.seq}) is not what the model gives: off by {worst:.2g}")
-                return
-            window, seen = [*window[-n:], x], [*seen[-n:], at >= 0]
-        self.worst = worst
+        for life in self.lives:
+            facts = (life, samples, self.rate, toys, self.problem)
+            check = EventsCheck(*facts) if self.kind == "events" else RegularCheck(PER_BIN[self.kind], *facts)
+            check.run()
+            self.worst = max(self.worst, check.worst)
+        check_listener(self.lives, self.folder / "heard.jsonl", self.rate, self.problem)
 
     def of(self, schema: wire.Schema, i: int) -> bool:
         return schema.bundle_hash == json.loads((self.bundles[i] / "manifest.json").read_text())["manifest_sha256"]
 
-    def check_listener(self) -> None:
-        lines = (self.folder / "heard.jsonl").read_text().splitlines()
-        seqs = [json.loads(line)["seq"] for line in lines if line.startswith("{")]
-        if not seqs or seqs != list(range(seqs[0], len(self.frames))):
-            self.problem(f"the subscriber that was stopped at times has {len(seqs)} of {len(self.frames)} bins")
-
-    def check_resources(self) -> None:
-        """The last third against the one before it, where everything had been loaded once."""
-        megabytes = np.array([mb for _, mb in self.memory])
-        third = max(1, len(megabytes) // 3)
-        growth = float(megabytes[-third:].max() - megabytes[-2 * third : -third].max()) if len(megabytes) > 3 else 0.0
-        if growth > GROWTH_MB:
-            self.problem(f"the daemon's memory grew by {growth:.1f} MB in the last third")
-        before, after = (np.percentile(part, 50) for part in np.array_split(self.delays(), 2))
-        if after > 3 * before + 1e-3:
-            self.problem(f"latency grew from {1e6 * before:.0f} to {1e6 * after:.0f} us")
-
-    def delays(self) -> np.ndarray:
-        return np.array([f.t_out - f.t_in for f in self.frames])
-
     def report(self) -> dict[str, Any]:
         """What is printed as JSON."""
-        halves = np.array_split(self.delays(), 2)
+        halves = np.array_split(np.concatenate([life.delays() for life in self.lives]), 2)
+        memory = [mb for life in self.lives for _, mb in life.memory]
         return {
             "seconds": round(self.seconds(), 1),
-            "bins": len(self.frames),
-            "gaps": self.status.get("gaps"),
-            "sources": self.epochs,
+            "bins": self.n_bins(),
+            "gaps": sum(frame.gap for life in self.lives for frame in life.frames),
+            "daemons": len(self.lives),
+            "sources": len(self.logs),
             "faults": dict(self.done),
-            "worst_difference": getattr(self, "worst", None),
-            "memory_mb": {
-                "first": self.memory[0][1],
-                "last": self.memory[-1][1],
-                "max": max(m for _, m in self.memory),
-            },
+            "worst_difference": self.worst,
+            "memory_mb": {"first": memory[0], "last": memory[-1], "max": max(memory)},
             "latency_us": {
                 name: [round(1e6 * float(np.percentile(half, q)), 1) for half in halves]
                 for name, q in (("p50", 50), ("p99", 99))
@@ -518,16 +421,21 @@ class Soak:
         }
 
 
+def _frame(m: wire.Latents, flags: int = -1) -> Frame:
+    return Frame(m.run, m.seq, m.bin, m.t_bin, m.t_in, m.t_out, int(m.flags) & flags, m.schema_id, m.payload)
+
+
 def main() -> int:
     """Run it; 0 where all promises were kept."""
     parser = argparse.ArgumentParser(prog="./tools/soak", description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=2.0, help="how long (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the faults and their order (default: %(default)s)")
+    parser.add_argument("--input", choices=PER_BIN, default="counts", help="kind of stream (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=100.0, help="bins a second (default: %(default)s)")
     args = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # programs begun by one in the background would ignore it
     with tempfile.TemporaryDirectory(prefix="rtdsae-soak-") as folder:
-        soak = Soak(Path(folder), args.rate, args.seed)
+        soak = Soak(Path(folder), args.input, args.rate, args.seed)
         try:
             with soak.running():
                 soak.run(args.minutes)
@@ -537,7 +445,7 @@ def main() -> int:
             soak.problem(f"{type(error).__name__}: {error}")
         if soak.problems:
             print((soak.folder / "daemon.log").read_text(), file=sys.stderr)
-    print(json.dumps({"seed": args.seed, "rate": args.rate, **soak.report()}))
+    print(json.dumps({"input": args.input, "seed": args.seed, "rate": args.rate, **soak.report()}))
     return 1 if soak.problems else 0
 
 

@@ -1,6 +1,6 @@
 """Programs that `soak.py` runs beside the daemon: a source that misbehaves when told to, a crowd of subscribers.
 
-    python tools/soak_parts.py source NAME SOURCE_ID CHANNELS RATE LOG SEED
+    python tools/soak_parts.py source NAME SOURCE_ID KIND CHANNELS RATE LOG SEED
     python tools/soak_parts.py crowd ENDPOINT
 
 Each takes its orders from stdin, a line each, and answers with a line when one has been carried out. They end with
@@ -16,20 +16,27 @@ import numpy as np
 
 GOOD, NAN, HUGE, DUPLICATE, BACKWARD = range(5)  # what kind of sample it is
 
-JITTER = 0.1  # of a period
+JITTER = {"counts": 0.1, "samples": 0.1, "events": 0.5}  # of a period
 
 
-def record_type(n_channels: int) -> np.dtype:
+def record_type(n_values: int) -> np.dtype:
     """A sample in the log: its stamp, its values, its kind, and whether somebody was connected when it was pushed."""
-    return np.dtype([("stamp", "f8"), ("x", "f4", n_channels), ("kind", "u1"), ("heard", "?")])
+    return np.dtype([("stamp", "f8"), ("x", "f4", n_values), ("kind", "u1"), ("heard", "?")])
 
 
-def source(name: str, source_id: str, n_channels: int, rate: float, log: str, seed: int) -> None:
-    """Pushes Poisson counts at a rate; orders are `gap N`, `nan`, `huge`, `duplicate`, `backward S`, `reset S`."""
+def source(name: str, source_id: str, kind: str, n_channels: int, rate: float, log: str, seed: int) -> None:
+    """Pushes Poisson counts, or spikes, at a rate.
+
+    Orders are `gap N`, `nan`, `huge`, `duplicate`, `backward S`, `reset S`. A huge spike is one of a channel that does
+    not exist.
+    """
     import pylsl
 
-    outlet = pylsl.StreamOutlet(pylsl.StreamInfo(name, "Spikes", n_channels, rate, "float32", source_id))
-    rng, record = np.random.default_rng(seed), np.zeros(1, record_type(n_channels))
+    events = kind == "events"
+    n_values, nominal = (1, pylsl.IRREGULAR_RATE) if events else (n_channels, rate)
+    outlet = pylsl.StreamOutlet(pylsl.StreamInfo(name, "Spikes", n_values, nominal, "float32", source_id))
+    rng, record = np.random.default_rng(seed), np.zeros(1, record_type(n_values))
+    jitter, huge = JITTER[kind], n_channels if events else 1e30
     say("ready")
     with open(log, "wb", buffering=0) as file:
 
@@ -48,17 +55,17 @@ def source(name: str, source_id: str, n_channels: int, rate: float, log: str, se
                 time.sleep(max(0.0, start + at / rate - pylsl.local_clock()))
             elif what == "reset":
                 shift += float(value)
-            stamp = start + shift + (at + rng.uniform(-JITTER, JITTER)) / rate
-            x = rng.poisson(1.0, n_channels).astype(np.float32)
+            stamp = start + shift + (at + rng.uniform(-jitter, jitter)) / rate
+            x = (rng.integers(n_channels, size=1) if events else rng.poisson(1.0, n_channels)).astype(np.float32)
             if what in ("nan", "huge"):
-                x[rng.integers(n_channels)] = np.nan if what == "nan" else 1e30
+                x[rng.integers(n_values)] = np.nan if what == "nan" else huge
                 push(stamp, x, NAN if what == "nan" else HUGE)
             else:
                 push(stamp, x, GOOD)
             if what == "duplicate":
-                push(stamp, x + 1, DUPLICATE)
+                push(stamp, x if events else x + 1, GOOD if events else DUPLICATE)  # two units may well fire at once
             elif what == "backward":
-                push(stamp - float(value), x + 1, BACKWARD)
+                push(stamp - float(value), x if events else x + 1, BACKWARD)
             if what:
                 say(repr(pylsl.local_clock()))
 
@@ -99,8 +106,8 @@ def say(word: str) -> None:
 
 def main() -> None:
     match sys.argv[1:]:
-        case ["source", name, source_id, n_channels, rate, log, seed]:
-            source(name, source_id, int(n_channels), float(rate), log, int(seed))
+        case ["source", name, source_id, kind, n_channels, rate, log, seed]:
+            source(name, source_id, kind, int(n_channels), float(rate), log, int(seed))
         case ["crowd", endpoint]:
             crowd(endpoint)
         case _:

@@ -57,7 +57,8 @@ class EventsBinner:
         self._closed = 0  # bins published since the origin
         self._newest = 0  # stamp
         self._time = 0  # the newest stamp, or later by the clock
-        self._clock_shift = 0  # by which the stamps' clock was reset against `advance`'s
+        self._clock_shift = 0  # of the stamps' clock against `advance`'s
+        self._compared = False
 
     @property
     def due(self) -> float:
@@ -67,12 +68,14 @@ class EventsBinner:
         end = self._origin * self._scale + (self._closed + 1) * self._width
         return (end / self._scale + self._lateness - self._clock_shift) / 1e9
 
-    def push(self, values: Values, stamps: Stamps) -> Bins:
+    def push(self, values: Values, stamps: Stamps, now: float | None = None) -> Bins:
         """Takes spikes and gives the bins that they complete.
 
         Args:
             values: `(n,)` or `(n, columns)`, any number type; the first column is the channel's number, from 0.
             stamps: `(n,)` seconds.
+            now: seconds, when they came by the clock of `advance`, where the stamps' may be another: more than a second
+                apart, the two run side by side.
 
         Raises:
             BinError: there are more stamps than values, or fewer.
@@ -83,6 +86,8 @@ class EventsBinner:
         channels = (values if values.ndim == 1 else values[:, 0]).tolist()
         for time, channel in zip(nanoseconds(stamps), channels, strict=True):
             self._add_spike(time, channel)
+        if now is not None and self._origin is not None:
+            self._compare(round(now * 1e9))
         return self._out.bins()
 
     def advance(self, now: float, *, observed: bool = True) -> Bins:
@@ -132,6 +137,13 @@ class EventsBinner:
             self._time = time
             self._close_until(time - self._lateness)
         return (time - self._origin) * self._scale // self._width
+
+    def _compare(self, now: int) -> None:
+        """Finds out that the stamps' clock is another, or was set ahead. Spikes may be late, but never early."""
+        ahead = self._newest - now - self._clock_shift
+        if ahead > BACKWARD_NS or (ahead < -BACKWARD_NS and not self._compared):
+            self._clock_shift += ahead
+        self._compared = True
 
     def _close_until(self, time: int, observed: bool = True) -> None:
         """Publishes the bins that end at the time or before."""

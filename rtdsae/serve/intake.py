@@ -92,10 +92,10 @@ class EventsIntake:
 
     def bins(self, source: Source) -> Bins:
         """The bins that the last pull or the clock completed."""
-        bins = self._binner.push(*source.taken())
+        now = pylsl.local_clock()
+        bins = self._binner.push(*source.taken(), now)
         if len(bins.index):  # the clock's come with the next call: the buffer of these is the binner's
             return bins
-        now = pylsl.local_clock()
         return self._binner.advance(now, observed=now - self._last_spike < self._silence_s)
 
     def idle(self, source: Source) -> bool:

@@ -1,0 +1,433 @@
+"""What a soak has seen of each daemon, against what its sources pushed: all of it from outside."""
+
+import contextlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from soak_parts import BACKWARD, DUPLICATE, GOOD, HUGE, NAN
+from toy_bundle import Toy
+
+from rtdsae.wire import Flags
+
+ARRAYS = ("counts", "factors", "z", "behaviour")  # what is published; the first is the bin itself
+
+TOLERANCE = 2e-4  # of values: float32 sums in another order
+NEAR_S = 1e-3  # between a bin's end and its sample, or a spike and a bin's edge: the correction of the clock
+IN_FLIGHT_S = 0.2  # of samples that a source, or of bins that a daemon, may take with it when it is killed
+RECONNECT_S = 3.0  # of bins that a subscriber may miss of a daemon that takes another one's place
+GROWTH_MB = 16.0
+LATE_S = 3.5  # a spike is not later than this: what holds up sources and the daemon is over by then
+LONG_S = 60.0  # from here on a daemon's memory and latency are compared between its thirds and halves
+RESET_BACK_S, RESET_AHEAD_S = 1.0, 60.0  # a stamp that is further off is a reset clock
+
+
+class Frame(NamedTuple):
+    """A bin as it was received."""
+
+    run: int
+    seq: int
+    bin: int
+    t_bin: float
+    t_in: float
+    t_out: float
+    flags: int
+    schema_id: int
+    payload: np.ndarray
+
+    @property
+    def gap(self) -> bool:
+        return bool(self.flags & Flags.GAP)
+
+
+@dataclass
+class Life:
+    """A daemon from its start to its end, and what was heard of it.
+
+    Attributes:
+        since, until: which of the samples that were pushed fall into its time.
+        told: how many had been pushed when it was told to end.
+        killed: it had no time to say a last status.
+        memory: (seconds, MB).
+        dropped: how many good samples had been dropped when so many bins were published, by each status.
+    """
+
+    since: int
+    until: int = -1
+    told: int = -1
+    killed: bool = False
+    frames: list[Frame] = field(default_factory=list)
+    status: dict[str, Any] = field(default_factory=dict)
+    memory: list[tuple[float, float]] = field(default_factory=list)
+    dropped: list[tuple[int, int]] = field(default_factory=list)
+
+    def tell(self, status: dict[str, Any]) -> None:
+        """Takes in a status."""
+        self.status = status
+        self.dropped.append((status["bins"], status["late"] + status["partial"]))
+
+    def delays(self) -> np.ndarray:
+        return np.array([f.t_out - f.t_in for f in self.frames])
+
+
+class Check:
+    """Of one life. Subclasses know which samples make a bin.
+
+    Args:
+        life: the daemon.
+        samples: all that were pushed, in order, with the `epoch`, the number, of the source that pushed them.
+        rate: bins a second.
+        toys: the models by the schema they were published with.
+        problem: takes what is not as promised.
+
+    Attributes:
+        worst: the largest difference between a value and the reference.
+    """
+
+    def __init__(
+        self, life: Life, samples: np.ndarray, rate: float, toys: dict[int, Toy], problem: Callable[[str], None]
+    ) -> None:
+        self.life, self.samples, self.rate, self.toys, self.problem = life, samples, rate, toys, problem
+        self.frames, self.n_channels = life.frames, next(iter(toys.values())).n_channels
+        self.counts = np.stack([frame.payload[: self.n_channels] for frame in self.frames])
+        self.observed = np.array([not frame.gap for frame in self.frames])
+        self.here = slice(life.since, life.until)
+        self.in_flight = round(IN_FLIGHT_S * rate * len(samples[self.here]) / max(1, len(self.frames))) + 1
+        self.worst = 0.0
+
+    def run(self) -> None:
+        self.check_order()
+        self.check_bins()
+        self.check_values()
+        self.check_resources()
+
+    def check_order(self) -> None:
+        frames = self.frames
+        for name, values in (("seq", [f.seq for f in frames]), ("bin", [f.bin - frames[0].bin for f in frames])):
+            if values != list(range(len(frames))):
+                at = next(i for i, value in enumerate(values) if value != i)
+                self.problem(f"{name} {values[at]} came {at}th")
+        for f in frames:
+            if bool(f.flags & Flags.LATE) != (f.t_out > f.t_bin + 1 / self.rate) or f.t_in > f.t_out:
+                self.problem(f"bin {f.bin}: its times are wrong, or its late flag")
+        if not self.life.killed:
+            gaps, status = sum(f.gap for f in frames), self.life.status
+            if (status["gaps"], status["bins"]) != (gaps, len(frames)):
+                self.problem(f"{gaps} gaps in {len(frames)} bins, the status says {status}")
+        if self.counts[~self.observed].any():
+            self.problem("a bin that is flagged a gap has counts")
+
+    def check_bins(self) -> None:
+        """That every bin is of its samples, and every sample in a bin or a counter."""
+        raise NotImplementedError
+
+    def before(self) -> np.ndarray | None:
+        """The bins `(S, C)` on which the model was anchored before it said anything; None where that is not known."""
+        raise NotImplementedError
+
+    def check_values(self) -> None:
+        """Each bin against the model in numpy, on what the bin itself is said to be."""
+        n = next(iter(self.toys.values())).n_anchor
+        before = self.before()
+        known = 0 if before is None else len(before)
+        bins = self.counts if before is None else np.concatenate([before, self.counts])
+        whole = np.concatenate([np.ones(known, bool), self.observed])
+        state = None
+        for i, frame in enumerate(self.frames, known):
+            toy = self.toys[frame.schema_id]
+            if frame.flags & (Flags.ANCHORED | Flags.SWAPPED) and i >= n:
+                if not whole[i - n : i].all():
+                    self.problem(f"bin {frame.bin} is anchored on a window with a gap")
+                state = toy.anchor(bins[i - n : i])
+            if state is None:
+                continue
+            state, out = toy.step(state, bins[i], float(whole[i]))
+            expected = np.concatenate([np.ravel(out[name]) for name in ARRAYS[1:]])
+            off = float(np.abs(frame.payload[self.n_channels :] - expected).max())
+            self.worst = max(self.worst, off)
+            if not off <= TOLERANCE:
+                self.problem(f"bin {frame.bin} (seq {frame.seq}) is not what the model gives: off by {off:.2g}")
+                return
+        if state is None:
+            self.problem("no bin's value could be checked: the model was never anchored on known bins")
+
+    def check_resources(self) -> None:
+        """The last third against the one before it, where everything had been loaded once."""
+        memory = self.life.memory
+        if not memory or memory[-1][0] - memory[0][0] < LONG_S:
+            return
+        megabytes = np.array([mb for _, mb in memory])
+        third = len(megabytes) // 3
+        growth = float(megabytes[-third:].max() - megabytes[-2 * third : -third].max())
+        if growth > GROWTH_MB:
+            self.problem(f"the daemon's memory grew by {growth:.1f} MB in the last third")
+        before, after = (np.percentile(part, 50) for part in np.array_split(self.life.delays(), 2))
+        if after > 3 * before + 1e-3:
+            self.problem(f"latency grew from {1e6 * before:.0f} to {1e6 * after:.0f} us")
+
+    def check_counters(self, expected: dict[str, tuple[int, int]]) -> None:
+        """Each counter between two numbers."""
+        if self.life.killed:
+            return
+        found = {name: self.life.status[name] for name in expected}
+        if not all(least <= found[name] <= most for name, (least, most) in expected.items()):
+            self.problem(f"the counters are {found}, but what was pushed comes to {expected}")
+
+    def steps(self, stamps: np.ndarray) -> tuple[int, int]:
+        """How often a clock was set back, and ahead."""
+        steps = np.diff(stamps)
+        return int((steps < -RESET_BACK_S).sum()), int((steps > RESET_AHEAD_S).sum())
+
+
+class RegularCheck(Check):
+    """Of counts (k = 1) or samples (k to a bin)."""
+
+    def __init__(self, k: int, *args: Any) -> None:
+        self.k = k
+        super().__init__(*args)
+
+    @cached_property
+    def slots(self) -> np.ndarray:
+        """The samples that take a place on the grid, good or not."""
+        return self.life.since + np.flatnonzero(self.samples["kind"][self.here] <= HUGE)
+
+    @cached_property
+    def last_slots(self) -> np.ndarray:
+        """At which of the slots each observed bin ends, by its time; -1 where there is none."""
+        stamps, found, at = self.samples["stamp"][self.slots], [], 0
+        for frame in self.frames:
+            if not frame.gap:
+                off = np.abs(stamps[at : at + 100_000] - frame.t_bin)
+                near = np.flatnonzero(off < NEAR_S)
+                near = near[near < near[0] + 3 * self.k] if len(near) else near  # not of a clock that was set back
+                found.append(at + int(near[np.argmin(off[near])]) if len(near) else -1)
+                at = max(at, found[-1] + 1)
+        return np.array(found)
+
+    def check_bins(self) -> None:
+        k, samples, slots = self.k, self.samples, self.slots
+        binned, previous = np.zeros(len(samples), bool), -1
+        observed = [frame for frame in self.frames if not frame.gap]
+        for frame, last in zip(observed, self.last_slots, strict=True):
+            own = slots[max(0, last - k + 1) : last + 1]
+            if last < 0 or last - k < previous or (samples["kind"][own] != GOOD).any():
+                self.problem(f"bin {frame.bin} is flagged as observed, but {k} good samples were not pushed for it")
+                return
+            if not np.array_equal(samples["x"][own].sum(axis=0), frame.payload[: self.n_channels]):
+                self.problem(f"bin {frame.bin} is not the sum of its {k} samples")
+                return
+            binned[own], previous = True, last
+        first = int(self.last_slots[0]) - k + 1
+        binned[slots[max(0, first - k * self.n_before) : first]] = True  # the first bins are not published
+        arrived, partial = np.zeros(len(samples), bool), np.zeros(2, int)
+        for epoch in np.unique(samples["epoch"][self.here]):
+            partial += self.check_epoch(epoch, binned, arrived)
+        kinds = samples["kind"][arrived]
+        counted = {"nan": NAN, "overflow": HUGE, "duplicates": DUPLICATE, "late": BACKWARD}
+        expected = {name: (int((kinds == kind).sum()),) * 2 for name, kind in counted.items()}
+        stamps = samples["stamp"][arrived]
+        back, ahead = self.steps(stamps[kinds <= HUGE])
+        self.check_counters(expected | {"resets": (back + ahead,) * 2, "partial": tuple(partial)})
+        set_back = int((np.diff([f.t_bin for f in self.frames]) <= 0).sum())
+        if set_back != back:
+            self.problem(f"time went back {set_back} times in the bins, {back} times in the samples")
+
+    @property
+    def n_before(self) -> int:
+        return next(iter(self.toys.values())).n_anchor
+
+    def check_epoch(self, epoch: int, binned: np.ndarray, arrived: np.ndarray) -> tuple[int, int]:
+        """That no sample of a source was lost between the first and the last that arrived.
+
+        Those that did are marked as `arrived`. Returns between how many and how many good ones are in bins that lack
+        others.
+        """
+        samples = self.samples
+        there = self.life.since + np.flatnonzero(samples["epoch"][self.here] == epoch)
+        used = there[binned[there]]
+        if not len(used):
+            return 0, len(there)
+        amid = there[(there >= used[0]) & (there <= used[-1])]
+        arrived[amid] = True
+        good = samples["kind"][there] == GOOD
+        partial = amid[(samples["kind"][amid] == GOOD) & ~binned[amid]]
+        early = there[(there < used[0]) & samples["heard"][there] & good]
+        after = there[(there > used[-1]) & (there < self.life.told) & good]
+        # One sample a bin is never alone in a bin that lacks others; of several, all of a bin's may be.
+        beside = self.gaps_around(partial)
+        for name, some, allowed in (
+            ("amid", partial[~beside], 0),
+            ("before", early, self.k if self.life.since < there[0] else self.in_flight),
+            ("after", after, self.in_flight),
+        ):
+            if len(some) > allowed:
+                around = samples[["stamp", "kind"]][max(0, some[0] - 3) : some[0] + 4].tolist()
+                self.problem(
+                    f"{len(some)} samples of source {epoch} are lost {name} those that arrived: {some[:5]} {around}"
+                )
+        return len(partial), len(partial) + len(early) + len(after)
+
+    def gaps_around(self, some: np.ndarray) -> np.ndarray:
+        """Which of these samples are in a bin that was published as a gap, by its time."""
+        if self.k == 1:
+            return np.zeros(len(some), bool)
+        ends = np.sort([frame.t_bin for frame in self.frames if frame.gap])
+        if not len(ends):
+            return np.zeros(len(some), bool)
+        stamps = self.samples["stamp"][some]
+        nearest = ends[np.minimum(np.searchsorted(ends, stamps - NEAR_S), len(ends) - 1)]
+        return (nearest - stamps > -NEAR_S) & (nearest - stamps < 1.5 / self.rate)
+
+    def before(self) -> np.ndarray | None:
+        first = int(self.last_slots[0]) - self.k + 1
+        own = self.slots[max(0, first - self.k * self.n_before) : first]
+        if len(own) < self.k * self.n_before:
+            return None
+        return self.samples["x"][own].reshape(self.n_before, self.k, -1).sum(axis=1)
+
+
+class EventsCheck(Check):
+    """Of spikes: a bin has those of its time, but where they came too late, which is counted."""
+
+    def check_bins(self) -> None:
+        samples, sure = self.samples[self.here], self.surely_heard()
+        late, good = samples["kind"] == BACKWARD, samples["kind"] == GOOD
+        heard = samples["heard"]
+        clock = good & (heard | np.append(heard[1:], False))  # one may be heard by who connects just now
+        runs, parts = list(_runs(np.array([f.t_bin for f in self.frames]))), list(_runs(samples["stamp"][clock]))
+        missing = 0
+        for bins, part in zip(runs, parts, strict=False):
+            own = np.flatnonzero(clock)[part]
+            missing += self.check_run(bins, samples[own], sure[own])
+        outside = self.unpublished(samples["stamp"][clock], parts)
+        back, ahead = self.steps(samples["stamp"][clock])
+        if len(runs) > 1 + back + ahead:
+            self.problem(f"the bins' time jumps more often than the clock was reset, {back + ahead} times")
+        bad = {name: int((samples["kind"] == kind).sum()) for name, kind in (("nan", NAN), ("overflow", HUGE))}
+        self.check_counters(
+            {name: (n, n) for name, n in bad.items()} | {"resets": (back + ahead,) * 2, "duplicates": (0, 0)}
+        )
+        if self.life.killed:
+            return
+        dropped = self.life.status["late"] + self.life.status["partial"]
+        if missing > (explained := dropped - int((late & sure).sum())):
+            self.problem(f"{missing} spikes are missing in the bins of their time, counters explain {explained}")
+        told, least, most = (
+            int(self.counts.sum()) + dropped,
+            int(((good | late) & sure).sum()),
+            int((good | late).sum()),
+        )
+        if not least - outside <= told <= most:
+            self.problem(f"{told} spikes are in bins or counters, pushed were {least} to {most}")
+
+    def surely_heard(self) -> np.ndarray:
+        """Those that cannot have been lost with a connection that began or broke."""
+        samples = self.samples[self.here]
+        sure = samples["heard"].copy()
+        sure[1:] &= samples["heard"][:-1]
+        ends = [*(np.flatnonzero(np.diff(samples["epoch"])) + 1), self.life.told - self.life.since]
+        for end in ends:
+            sure[max(0, end - self.in_flight) : end] = False
+        sure[ends[-1] :] = False
+        return sure
+
+    def unpublished(self, stamps: np.ndarray, parts: list[slice]) -> int:
+        """Spikes before the first bin that was published, or after the last."""
+        first, last = self.frames[0].t_bin - 1 / self.rate, self.frames[-1].t_bin
+        return int((stamps[parts[0]] < first + NEAR_S).sum() + (stamps[parts[-1]] > last - NEAR_S).sum())
+
+    def check_run(self, bins: slice, spikes: np.ndarray, sure: np.ndarray) -> int:
+        """Of bins between two resets of the clock: how many spikes they lack."""
+        frames, counts = self.frames[bins], self.counts[bins]
+        ends = np.array([f.t_bin for f in frames])
+        if not np.allclose(np.diff(ends), 1 / self.rate, atol=1e-6):
+            self.problem(f"bins {frames[0].bin} to {frames[-1].bin} do not follow one another by a bin's width")
+        surely, maybe = self.counted(spikes, sure, ends)
+        undisturbed = self.undisturbed()[bins, None]
+        for i in np.flatnonzero(((counts > maybe) | (undisturbed & (counts < surely))).any(axis=1))[:1]:
+            self.problem(f"bin {frames[i].bin} has {counts[i]}, but pushed were {surely[i]} to {maybe[i]}")
+        return int(np.maximum(surely - counts, 0).sum())
+
+    def undisturbed(self) -> np.ndarray:
+        """Bins about which no spike was dropped, nor for some time after."""
+        bins, dropped = np.array([(0, 0), *self.life.dropped]).T
+        of = np.arange(len(self.frames))
+        after = np.searchsorted(bins, of + LATE_S * self.rate)
+        before = np.searchsorted(bins, of, "right") - 1
+        return (after < len(bins)) & (dropped[before] == dropped[np.minimum(after, len(bins) - 1)])
+
+    def counted(self, spikes: np.ndarray, sure: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Spikes by bin and channel: those that are in it surely, and those that may be, at an edge or perhaps lost."""
+        begin, channels = ends[0] - 1 / self.rate, spikes["x"][:, 0].astype(int)
+        low, high = (np.floor((spikes["stamp"] - begin + off) * self.rate).astype(int) for off in (-NEAR_S, NEAR_S))
+
+        def table(bins: np.ndarray, some: np.ndarray) -> np.ndarray:
+            counts, some = np.zeros((len(ends), self.n_channels), int), some & (bins >= 0) & (bins < len(ends))
+            np.add.at(counts, (bins[some], channels[some]), 1)
+            return counts
+
+        edge = low < high
+        return table(low, sure & ~edge), table(low, np.ones_like(edge)) + table(high, edge)
+
+    def before(self) -> np.ndarray | None:
+        """Not known: a spike at a bin's edge is in this one or that by the daemon's clock."""
+        return None
+
+
+def _runs(times: np.ndarray) -> Iterator[slice]:
+    """Parts of times between which a clock was reset."""
+    steps = np.diff(times)
+    edges = [0, *(np.flatnonzero((steps < -RESET_BACK_S) | (steps > RESET_AHEAD_S)) + 1), len(times)]
+    return (slice(int(a), int(b)) for a, b in itertools.pairwise(edges))
+
+
+def check_listener(lives: list[Life], heard: Path, rate: float, problem: Callable[[str], None]) -> None:
+    """That the subscriber that is stopped at times has all bins, but around the death of a daemon."""
+    lines = (json.loads(line) for line in heard.read_text().splitlines() if line.startswith("{"))
+    parts = list(_rising(line["seq"] for line in lines))
+    if len(parts) != len(lives):
+        problem(f"the subscriber that was stopped at times heard {len(parts)} daemons, there were {len(lives)}")
+        return
+    for i, (life, seqs) in enumerate(zip(lives, parts, strict=True)):
+        missed_first = seqs[0] if i else 0
+        missed_last = len(life.frames) - 1 - seqs[-1]
+        whole = seqs == list(range(seqs[0], seqs[-1] + 1))
+        if not whole or missed_first > RECONNECT_S * rate or abs(missed_last) > IN_FLIGHT_S * rate * life.killed:
+            problem(f"the subscriber that was stopped at times has {len(seqs)} of {len(life.frames)} bins")
+
+
+def _rising(numbers: Iterable[int]) -> Iterator[list[int]]:
+    """Parts in which each is above the one before."""
+    part: list[int] = []
+    for number in numbers:
+        if part and number <= part[-1]:
+            yield part
+            part = []
+        part.append(number)
+    if part:
+        yield part
+
+
+def read_logs(logs: Iterable[Path], kind: np.dtype) -> np.ndarray:
+    """All that was pushed, in order, with the number of the source that pushed it."""
+    found = []
+    for epoch, log in enumerate(logs):
+        records = np.frombuffer(whole_records(log, kind), kind)
+        found.append(np.zeros(len(records), [*((n, *kind.fields[n][:1]) for n in kind.names), ("epoch", "i4")]))
+        for name in kind.names:
+            found[-1][name] = records[name]
+        found[-1]["epoch"] = epoch
+    return np.concatenate(found)
+
+
+def whole_records(log: Path, kind: np.dtype) -> bytes:
+    """What a source has written, but for a record that it was killed in."""
+    content = b""
+    with contextlib.suppress(FileNotFoundError):
+        content = log.read_bytes()
+    return content[: len(content) // kind.itemsize * kind.itemsize]
