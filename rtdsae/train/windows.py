@@ -13,7 +13,7 @@ from rtdsae.errors import TrainingError
 from rtdsae.model.priors import Context
 from rtdsae.recordings import Recording
 
-__all__ = ["Batch", "SessionWindows", "Tensors", "Windows"]
+__all__ = ["Batch", "SessionWindows", "Tensors", "Windows", "entries_apart"]
 
 MOST_VALUES = 40_000_000  # that means and deviations are taken from
 CV_SEED = 11  # the entries that `objective.cv_mask` keeps apart are the same in all epochs and runs
@@ -47,7 +47,6 @@ class Tensors:
             session of hours and a thousand channels is held once, and becomes floats a batch at a time.
         heldin: (n_neurons,) bool, the neurons that the encoders see.
         u: (bins, U) float32, or None.
-        apart: (bins, n_neurons) float32 of 0 and 1, or None.
     """
 
     def __init__(self, recording: Recording, cv_mask: float = 0.0) -> None:
@@ -56,15 +55,35 @@ class Tensors:
         heldout = np.zeros(recording.n_channels, bool) if recording.heldout is None else recording.heldout
         self.heldin = torch.from_numpy(~heldout)
         self.u = None if recording.external is None else torch.from_numpy(recording.external.astype(np.float32))
-        chance = torch.rand(self.counts.shape, generator=torch.Generator().manual_seed(CV_SEED)) if cv_mask else None
-        self.apart = None if chance is None else (chance < cv_mask).float()
+        self.cv_mask = cv_mask
 
     def windows_at(self, first: Tensor, bins: int, device: torch.device | str = "cpu") -> Batch:
         """The windows of `bins` bins that begin at the bins `first`, (B,)."""
         index = first[:, None] + torch.arange(bins)
         counts = self.counts[index].to(device).float()
-        u, apart = (None if series is None else series[index].to(device) for series in (self.u, self.apart))
+        u = None if self.u is None else self.u[index].to(device)
+        apart = entries_apart(index, counts.shape[-1], self.cv_mask).to(device) if self.cv_mask else None
         return Batch(counts, counts[..., self.heldin.to(device)], u, apart)
+
+
+def entries_apart(bins: Tensor, n_neurons: int, fraction: float) -> Tensor:
+    """Which entries of these bins, (B, T), are kept apart: (B, T, n_neurons) of 0 and 1.
+
+    A hash of bin and neuron tells, so that the same ones are apart whenever they are drawn and no mask of a whole
+    recording is held.
+    """
+    neurons = np.arange(n_neurons, dtype=np.uint32) * np.uint32(0x9E3779B9)
+    mixed = _mix(_mix(bins.numpy().astype(np.uint32) + np.uint32(CV_SEED))[..., None] + neurons)
+    return torch.from_numpy(mixed < np.uint32(fraction * 2**32)).float()
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of MurmurHash3 (Appleby 2011), of uint32, in place."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x ^= x >> np.uint32(shift)
+        x *= np.uint32(factor)
+    x ^= x >> np.uint32(16)
+    return x
 
 
 def compact(counts: np.ndarray) -> np.ndarray:

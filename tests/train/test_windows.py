@@ -8,7 +8,7 @@ from rtdsae.errors import TrainingError
 from rtdsae.recordings import Recording
 from rtdsae.train.config import Fit
 from rtdsae.train.fit import draw_batches
-from rtdsae.train.windows import SessionWindows, Tensors, Windows
+from rtdsae.train.windows import SessionWindows, Tensors, Windows, entries_apart
 
 CPU = torch.device("cpu")
 
@@ -149,19 +149,24 @@ def test_sessions_take_turns_at_random():
 # ------------------------------------------------------------------------------------------ entries that are kept apart
 
 
-def test_entries_are_kept_apart_at_their_rate_and_always_the_same():
-    a = Tensors(Recording(np.zeros((2000, 5)), 0.02), cv_mask=0.2)
-    assert a.apart.unique().tolist() == [0, 1]
-    assert a.apart.mean().item() == pytest.approx(0.2, abs=0.02)
-    assert a.apart.mean(0).numpy() == pytest.approx(np.full(5, 0.2), abs=0.05)  # of every neuron
-    torch.manual_seed(99)
-    assert torch.equal(a.apart, Tensors(Recording(np.ones((2000, 5)), 0.02), cv_mask=0.2).apart)
-    assert Tensors(Recording(np.zeros((2000, 5)), 0.02)).apart is None
+def test_entries_are_kept_apart_at_their_rate_whatever_their_neighbours():
+    apart = entries_apart(torch.arange(20_000)[None], 50, 0.2)[0]
+    assert apart.unique().tolist() == [0, 1]
+    assert apart.mean(0).numpy() == pytest.approx(np.full(50, 0.2), abs=0.015)  # of every neuron: 5 deviations
+    apart -= apart.mean(0)
+    between = apart.T @ apart / len(apart) / 0.16
+    assert (between - torch.diag(between.diag())).abs().max() < 0.04
+    assert all(abs((apart[lag:] * apart[:-lag]).mean().item()) < 0.001 for lag in (1, 2, 20))
 
 
-def test_windows_carry_which_of_their_entries_are_apart():
+def test_windows_carry_which_of_their_entries_are_apart_always_the_same():
     t = Tensors(Recording(np.zeros((60, 3)), 0.02), cv_mask=0.3)
+    torch.manual_seed(99)
     batch = t.windows_at(torch.tensor([0, 7]), 10)
-    assert torch.equal(batch.apart, torch.stack([t.apart[:10], t.apart[7:17]]))
+    assert torch.equal(batch.apart[0, 7:], batch.apart[1, :3])
+    assert torch.equal(
+        batch.apart, Tensors(Recording(np.ones((60, 3)), 0.02), 0.3).windows_at(torch.tensor([0, 7]), 10).apart
+    )
+    assert batch.apart.any()
     assert t.windows_at(torch.tensor([0]), 10).u is None
     assert Tensors(Recording(np.zeros((60, 3)), 0.02)).windows_at(torch.tensor([0]), 10).apart is None
