@@ -16,6 +16,9 @@ A message is one line that says what is wrong, where, and how to mend it: the co
 with 2.
 """
 
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "BinError",
     "BundleError",
@@ -28,6 +31,7 @@ __all__ = [
     "StreamError",
     "TrainingError",
     "WireError",
+    "did_you_mean",
     "one_line",
 ]
 
@@ -82,3 +86,9 @@ def one_line(said: object) -> str:
     """Another program's words as part of a message: printable, on one line, and not without end."""
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(str(said)[: 2 * MAX_LINE].split()))
     return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}..."
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: the nearest known one, or nothing where none is near."""
+    near = difflib.get_close_matches(given, known, 1)
+    return f"; did you mean `{near[0]}`?" if near else ""

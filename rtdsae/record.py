@@ -38,6 +38,7 @@ TICK_S = 0.2  # between two looks at whether to end
 MAX_PENDING = 1000  # bins in memory
 TRIES = 3  # to reach the daemon for what was missed
 CHUNK_BYTES = 1 << 17
+MOST_LABELS = 4000  # that an attribute of HDF5 holds; the schema, beside them, has all
 SPARE_BYTES = 16 << 20  # that must be free besides: for HDF5's own, and for other programs that write meanwhile
 DRAIN_S = 1.0  # for what has arrived and is not yet recorded, at the end
 MAX_HOLES = 1000  # named in the file; more are counted
@@ -263,7 +264,8 @@ class _File:
         for array in schema.arrays:
             dataset = _growing(self._part, f"arrays/{array.name}", array.shape, "f4")
             dataset.attrs["unit"] = array.unit
-            dataset.attrs["labels"] = list(array.labels) or h5py.Empty("S1")
+            if len(array.labels) < MOST_LABELS:
+                dataset.attrs["labels"] = list(array.labels) or h5py.Empty("S1")
 
     def _write(self) -> None:
         bins, self._bins = self._bins, []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rtdsae.errors import ConfigError
 
-__all__ = ["config", "model", "models"]
+__all__ = ["config", "config_file", "model", "models"]
 
 
 def models() -> dict[str, Path]:
@@ -13,8 +13,22 @@ def models() -> dict[str, Path]:
 
 
 def model(path: Path) -> Path:
-    """A bundle's folder: the path itself, or the shipped bundle of that name where there is no such folder."""
-    return path if path.exists() else models().get(str(path), path)
+    """A bundle's folder: the path itself, or the shipped bundle of that name where there is no such folder.
+
+    Raises:
+        ConfigError: it is a name, and neither a folder here nor a shipped bundle has it.
+    """
+    if path.exists() or str(path) != path.name:
+        return path
+    if (name := str(path)) not in (there := models()):
+        raise ConfigError(f"{name}: no such folder, and no shipped bundle of that name; there are {', '.join(there)}")
+    return there[name]
+
+
+def config_file(path: Path) -> Path:
+    """A configuration's file: the path itself, or the shipped one of that name where there is no such file."""
+    shipped = _folder("configs") / path
+    return shipped if str(path) == path.name and not path.exists() and shipped.is_file() else path
 
 
 def config(name: str) -> Path:

@@ -207,7 +207,7 @@ def test_a_manifest_that_is_none_is_refused(folder, text):
 
 def test_what_is_no_folder_is_refused(folder, tmp_path):
     assert "no such folder" in refusal(tmp_path / "nothing")
-    assert "no such folder" in refusal(folder / "manifest.json")
+    assert "is a file: a bundle is a folder" in refusal(folder / "manifest.json")
     assert "manifest.json: is missing" in refusal(tmp_path)
 
 

@@ -18,7 +18,8 @@ from rtdsae import record
 from rtdsae.client import Control, Subscriber
 from rtdsae.errors import EndpointError, RecordingError
 from rtdsae.record import Recorder
-from rtdsae.wire import Flags
+from rtdsae.recordings import recorded
+from rtdsae.wire import Array, Flags, Schema
 
 
 @pytest.fixture
@@ -109,6 +110,16 @@ def test_every_bin_is_stored_with_its_names_times_and_flags(station, start, tmp_
         assert part.attrs["schema"].encode() == SCHEMA.json
         assert (file.attrs["missing"], file.attrs["endpoint"]) == (0, station.pub)
         assert [json.loads(line) for line in file["status"].asstr()[:]] == [{"run": 7, "bins": 4}]
+
+
+def test_more_labels_than_an_attribute_holds_are_in_the_schema(station, start, tmp_path):
+    labels = tuple(f"electrode{i}" for i in range(5000))
+    station.use(Schema("large", "0" * 64, 0.02, (Array("counts", (5000,), "spikes", labels),)))
+    recording = start()
+    station.bins(3)
+    recording.has(3)
+    recording.end()
+    assert recorded.read(tmp_path / "out.h5").channels == labels
 
 
 def test_holes_are_filled_from_history_in_their_place(station, start, tmp_path):

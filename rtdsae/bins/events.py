@@ -106,11 +106,16 @@ class EventsBinner:
             self._close_until(self._time - self._lateness, observed)
         return self._out.bins()
 
-    def flush(self, t_end: float) -> Bins:
-        """Gives the bins that end at `t_end` seconds or before, without waiting: a recording's last ones."""
+    def flush(self, t_end: float, *, observed: bool = True) -> Bins:
+        """Gives the bins that end at `t_end` seconds or before by the stamps' own clock, without waiting.
+
+        Args:
+            t_end: a recording's end, or that of a pause in it.
+            observed: as in `advance`.
+        """
         self._out.clear()
         if self._origin is not None:
-            self._close_until(round(t_end * 1e9))
+            self._close_until(round(t_end * 1e9), observed)
         return self._out.bins()
 
     def _add_spike(self, time: int, channel: float) -> None:

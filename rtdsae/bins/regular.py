@@ -159,7 +159,7 @@ class RegularBinner:
         ahead = time - self._last
         if not -BACKWARD_NS <= ahead <= FORWARD_NS:
             self.counters.resets += 1
-            self._skip(-self._filled % self._k)
+            self._skip(self._k - self._filled)  # the open bin, or a whole one: no anchor is made across a reset
             return self._restart(time)
         off = 2 * (time * self._scale - self._expected)
         if ahead < 0:

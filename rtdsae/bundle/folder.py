@@ -111,7 +111,8 @@ def load(folder: str | os.PathLike[str]) -> Bundle:
     """
     path = Path(folder)
     if not path.is_dir():
-        raise BundleError(f"{path}: no such folder: a bundle is a folder, made by rtdsae export")
+        what = "is a file" if path.exists() else "no such folder"
+        raise BundleError(f"{path}: {what}: a bundle is a folder, made by rtdsae export")
     manifest = parse(path / _MANIFEST, _read(path / _MANIFEST, MAX_MANIFEST))
     expected = {_MANIFEST, *manifest.files}
     folders = {str(parent) for name in expected for parent in PurePosixPath(name).parents}

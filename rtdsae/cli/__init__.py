@@ -129,7 +129,7 @@ def missing_extra(error: ModuleNotFoundError) -> str:
     """Which extra brings a module that is not installed."""
     name = (error.name or "a module").partition(".")[0]
     extra = next((extra for extra, modules in EXTRAS.items() if name in modules), "train")
-    return f"this verb needs {name}, which is not installed: pip install 'rtdsae[{extra}]'"
+    return f"this verb needs {name}, of rtdsae's extra [{extra}]: in the checkout, pip install '.[{extra}]'"
 
 
 def fail(prog: str, message: str) -> int:

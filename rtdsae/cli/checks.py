@@ -32,7 +32,7 @@ PORTS = {"latents": 5556, "control": 5557}  # what examples and defaults use
 PRIORITY = 50
 LATE_S = 2e-3  # a sleep that ends so much too late, one time in a hundred, is a machine that does something else
 COARSE_CLOCKS = ("jiffies", "acpi_pm", "hpet", "pit", "refined-jiffies")
-EXTRA = "pip install 'rtdsae[serve]'"
+EXTRA = "install rtdsae with its extra [serve]: in the checkout, pip install '.[serve]'"
 LOOPBACK = """[multicast]
 ResolveScope = machine
 AddressesOverride = {239.255.172.215}
@@ -46,7 +46,7 @@ MulticastMaxRTT = 0.5
 UnicastMaxRTT = 0.5
 [log]
 level = -3
-"""  # the settings of configs/lsl_loopback.cfg, which an installed package has not
+"""  # what of configs/lsl_loopback.cfg matters for the search
 DOUBLE = "CAg6NQoOCgF4CgF4EgF5IgNBZGQSAWdaDwoBeBIKCggIARIECgIIAWIPCgF5EgoKCAgBEgQKAggBQgQKABAR"  # y = x + x, in ONNX
 
 OUTLET = """

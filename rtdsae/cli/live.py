@@ -86,11 +86,12 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
 
         flags = msgspec.structs.asdict(self)
         config, overrides, timeout, cpu = (flags.pop(name) for name in ("config", "set", "timeout", "cpu"))
-        flags["bundle"] = self.bundle and str(shipped.model(self.bundle))
+        flags["bundle"] = self.bundle and str(self.bundle)
         flags["keys"] = self.keys and str(self.keys)
         flags["publish"] = None if self.publish is None else _listed(self.publish)
         flags["cpus"] = None if cpu is None else _listed(cpu)
         settings = load_settings(config, overrides, {**flags, "timeout_s": timeout})
+        settings = msgspec.structs.replace(settings, bundle=shipped.model(settings.bundle))
         with set_up(json=settings.log_json, tty=sys.stdout.isatty()) as console:
             daemon = Daemon(settings)
             console.show(daemon.status)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from tyro.conf import Positional, arg
 
+from rtdsae import shipped
 from rtdsae.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -67,10 +68,10 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
         from rtdsae.train.config import load_config, make_config
 
         least = {"model": {"family": "lfads", "readin_dim": 1}}  # to read the recordings by
-        config = load_config(self.config, self.set, self.data) if self.config else None
+        config = load_config(shipped.config_file(self.config), self.set, self.data) if self.config else None
         config = config or make_config(least, "--set", self.set, self.data)
         if not config.data.paths:
-            raise ConfigError(f"{self.config or 'no config'} names no recording: give --data PATH, or set data.path")
+            raise ConfigError(f"{self.config or 'the command'} names no recording: give --data PATH, or set data.path")
         recordings = [load(path, config.data.bin_width_s) for path in config.data.paths]
 
         from rtdsae.train.run import prepare
@@ -190,7 +191,7 @@ class Calibrate(msgspec.Struct, frozen=True, kw_only=True):
         from rtdsae.recordings import load
         from rtdsae.train.config import calibration_config
 
-        with bundle_of(self.source) as bundle:
+        with bundle_of(shipped.model(self.source)) as bundle:
             config = calibration_config(bundle.manifest.config, self.set, self.data, str(self.source))
             recording = load(self.data, config.data.bin_width_s)
 
@@ -244,7 +245,6 @@ class Inspect(msgspec.Struct, frozen=True, kw_only=True):
 
     def run(self) -> None:
         """Verifies every byte against the manifest, and prints."""
-        from rtdsae import shipped
         from rtdsae.bundle import load
 
         bundle = load(shipped.model(self.bundle))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 from tyro.conf import Positional
 
+from rtdsae import shipped
 from rtdsae.errors import ConfigError, ExportError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
         from rtdsae.train.search import search
         from rtdsae.train.space import load_search
 
-        wanted = load_search(self.config, self.data)
+        wanted = load_search(shipped.config_file(self.config), self.data)
         data = wanted.base.data
         if not data.paths:
             raise ConfigError(f"{self.config} names no recording: give --data PATH, or set data.path in its base")

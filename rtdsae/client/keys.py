@@ -74,7 +74,8 @@ def own_keys(file: Path) -> Pair:
     try:
         public, secret = load_certificate(file)
     except (OSError, ValueError) as error:
-        raise EndpointError(f"{file}: no key can be read there: make keys with rtdsae keys") from error
+        mend = "let this user read it" if file.exists() else "make keys with rtdsae keys"
+        raise EndpointError(f"{file}: no key can be read there: {mend}") from error
     if not secret or len(public) != 40 or len(secret) != 40:
         raise EndpointError(f"{file}: is not a secret key: make keys with rtdsae keys")
     return public, secret

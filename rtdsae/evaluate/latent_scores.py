@@ -4,6 +4,7 @@ Codes are a trial's f, as the stream has it at the trial's end, and the mean of 
 its conditions where it has none. What cannot be scored is None, with the reason.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +15,13 @@ from rtdsae.evaluate.disentanglement import beta_vae_score, dci, factor_vae_scor
 from rtdsae.evaluate.probes import label_probe, series_probe
 from rtdsae.evaluate.swap import swap_test
 from rtdsae.evaluate.tangling import tangling_score
-from rtdsae.evaluate.trials import Trials, trials_of
+from rtdsae.evaluate.trials import SHORT_TRIALS, Trials, trials_of
 from rtdsae.model.family import Family
 from rtdsae.train.windows import Tensors
 
 __all__ = ["latent_scores"]
+
+log = logging.getLogger(__name__)
 
 CIRCULAR = ("direction",)  # labels in degrees: two codes, not one, stand for them
 
@@ -48,8 +51,13 @@ def latent_scores(family: Family, tensors: Tensors, segments: np.ndarray, refere
         reference: others (the training part), which the swap test's probes are fitted on.
     """
     scores = Scores()
-    modelled = int(min(np.diff(part, axis=1).min() for part in (segments, reference))) - family.dims.anchor_bins
-    trials, others = (trials_of(family, tensors, part, modelled) for part in (segments, reference))
+    # Trials are cut to one length; one that was broken off must not set it.
+    shortest = min(int(np.percentile(np.diff(part, axis=1), SHORT_TRIALS)) for part in (segments, reference))
+    parts = [part[part[:, 1] - part[:, 0] >= shortest] for part in (segments, reference)]
+    if left_out := sum(map(len, (segments, reference))) - sum(map(len, parts)):
+        log.info("latents are scored on trials cut to %d bins: %d shorter ones are left out", shortest, left_out)
+    modelled = shortest - family.dims.anchor_bins
+    trials, others = (trials_of(family, tensors, part, modelled) for part in parts)
     score_labels(scores, trials)
     scores.attempt("probe_f", lambda: probes(trials.f, trials.labels))
     scores.attempt("probe_z", lambda: probes(trials.z_mean, trials.labels))

@@ -5,12 +5,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from rtdsae.evaluate.score import Scored
+from rtdsae.evaluate.trials import SHORT_TRIALS
 
-__all__ = ["Aligned", "aligned", "has_conditions", "starts_in", "stretch", "stretch_in_words", "windows"]
+__all__ = [
+    "SHORT_TRIALS",
+    "Aligned",
+    "aligned",
+    "has_conditions",
+    "starts_in",
+    "stretch",
+    "stretch_in_words",
+    "windows",
+]
 
 SHOWN_S, SHOWN_TRIALS = 12.0, 8  # of the scored part, in a figure over time
 CONDITIONS = 8  # at most, in a figure
-SHORT_TRIALS = 10  # per cent of the trials, the shortest, do without a place in means over trials
 LEAST_BINS = 4  # of a mean over trials
 
 

@@ -9,7 +9,9 @@ from rtdsae.recordings import Recording
 from rtdsae.train.latents import segment_outputs
 from rtdsae.train.windows import Tensors
 
-__all__ = ["Trials", "trials_of"]
+__all__ = ["SHORT_TRIALS", "Trials", "trials_of"]
+
+SHORT_TRIALS = 10  # per cent of the trials, the shortest, do without a place where all are cut to one length
 
 
 @dataclass

@@ -137,8 +137,8 @@ def _push_spikes(binner: EventsBinner, original: Original, gathered: "_Gathered"
     pauses = np.flatnonzero((steps > SILENCE_S) & (steps < RESET_S)) + 1
     for first, last in zip([0, *pauses], [*pauses, len(stamps)], strict=True):
         if first:
-            gathered.add(binner.advance(stamps[first - 1] + SILENCE_S + LATENESS_S))
-            gathered.add(binner.advance(stamps[first] + LATENESS_S, observed=False))
+            gathered.add(binner.flush(float(stamps[first - 1]) + SILENCE_S))
+            gathered.add(binner.flush(float(stamps[first]), observed=False))
         for at in range(first, last, CHUNK):
             part = slice(at, min(at + CHUNK, last))
             gathered.add(binner.push(original.samples[part], stamps[part]))

@@ -28,6 +28,7 @@ WIDTHS = ("bin_size", "bin_width_s", "bin_width", "dt")
 TIMES = ("t", "time", "times", "timestamps")
 BEHAVIOUR = ("vel", "handVel", "hand_vel", "cursor_vel", "finger_vel", "velocity")  # taken where several are there
 CONDITIONS = ("target_direction", "condition", "conditionId", "condition_id")
+IMPLAUSIBLE_S = 0.5  # of a bin: a file that counts in milliseconds
 LONGER = 10  # times as many bins as channels are told apart by that alone
 
 Fields = Mapping[str, Any]
@@ -58,8 +59,11 @@ def read(
     """
     found = _find(load(path))
     width = _width(found.fields)
-    if width is None:
-        width = needed_width(bin_width_s, "the file does not say how wide its bins are")
+    if width is None or width >= IMPLAUSIBLE_S:
+        why = "the file does not say how wide its bins are"
+        if width is not None:
+            why = f"its bins are {width:g} wide, which are no seconds; if they are ms, it is {width / 1000:g}"
+        width = needed_width(bin_width_s, why)
         say_width_taken(width)
     stops = np.cumsum([len(c) for c in found.counts])
     parts: dict[str, Any] = {

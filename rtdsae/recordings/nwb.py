@@ -88,10 +88,13 @@ def read(
         series = _behaviour(file, behaviour)
     spans = [np.ravel(trials.spans)] if trials else []
     times = np.concatenate([*spans, *(units.observed or []), *units.times], axis=None)
+    times = times[np.abs(times) < MAX_STAMP]  # an interval may be without end
     if not len(times):
         raise RecordingError("no spikes")
     origin = float(times.min())
     n_bins = int((float(times.max()) - origin) / width + 1e-6)
+    if trials:  # which take every bin whose middle they hold
+        n_bins = max(n_bins, int((float(trials.spans.max()) - origin) / width + 0.5))
     counts = count_spikes(units.times, origin, width, n_bins)
     segments = whole_bins(trials.spans, origin, width, n_bins) if trials else np.array([[0, n_bins]])
     segments, sources = _cut(segments, _observed(units, origin, width, n_bins))
@@ -156,7 +159,8 @@ def _observed(units: _Units, origin: float, width: float, n_bins: int) -> np.nda
     masks = []
     for spans, members in alike.values():
         edges = np.zeros(n_bins + 1, np.int64)
-        first, stop = whole_bins(spans[np.isfinite(spans).all(axis=1)], origin, width, n_bins).T
+        spans = np.clip(spans[~np.isnan(spans).any(axis=1)], origin, origin + n_bins * width)
+        first, stop = whole_bins(spans, origin, width, n_bins).T
         np.add.at(edges, first, 1)
         np.add.at(edges, stop, -1)
         masks.append(np.cumsum(edges[:-1]) > 0)

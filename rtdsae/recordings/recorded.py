@@ -4,6 +4,7 @@ The daemon's input in bins is the published array `counts`; everything else in t
 of it is taken as behaviour. Bins that were a gap, and holes between bins, cut the segments.
 """
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,5 +79,8 @@ def _width(part: "h5py.Group") -> float:
 
 
 def _labels(part: "h5py.Group") -> tuple[str, ...]:
-    labels = part["arrays/counts"].attrs["labels"]
+    labels = part["arrays/counts"].attrs.get("labels")
+    if labels is None:  # more than an attribute holds
+        arrays = json.loads(part.attrs["schema"])["arrays"]
+        return tuple(next(array["labels"] for array in arrays if array["name"] == "counts"))
     return () if not np.shape(labels) else tuple(str(label) for label in labels)

@@ -16,6 +16,7 @@ from types import FrameType
 import numpy as np
 import pylsl
 
+from rtdsae import shipped
 from rtdsae.bins import BinCounters, Bins
 from rtdsae.serve import intake as intakes
 from rtdsae.serve.control import Control
@@ -65,7 +66,7 @@ class Daemon:
         self._counters = BinCounters()
         self._outlet: Outlet | None = None
         self._flags = 0  # for the next bin that is published
-        self._last_input = -np.inf
+        self._last_pull = self._last_input = -np.inf
         self._next_chores = self._next_status = -np.inf
 
     def run(self) -> None:
@@ -97,7 +98,8 @@ class Daemon:
         self._publisher = Publisher(settings.pub, self._pipeline.schema, self._endpoints)
         self._open.callback(self._publisher.close)
         log.info("publishing %s on %s", ", ".join(self._pipeline.schema.slices), self._publisher.endpoint)
-        self._link = Link(settings.stream, Wanted(manifest.channels, self._bin_width_s, settings.input, settings.match))
+        wanted = Wanted(manifest.channels, self._bin_width_s, settings.input, settings.match)
+        self._link = Link(settings.stream, wanted, settings.silence_s)
         self._open.callback(self._link.close)
         self._last_status = self._status()
         if settings.control:
@@ -148,7 +150,7 @@ class Daemon:
                 continue
             if self._wake.active and not self._ready():
                 self._wake.rest(self._ready)
-            if not self._take(source) or self._last_input >= self._next_chores:
+            if not self._take(source) or self._last_pull >= self._next_chores:
                 self._housekeep()
 
     def _ready(self) -> bool:
@@ -164,12 +166,18 @@ class Daemon:
         except Lost as error:
             self._link.lose(source, error)
             return False
-        self._last_input = t_in = pylsl.local_clock()
+        self._last_pull = t_in = pylsl.local_clock()
+        if source.n_taken:  # else it is the clock that completes a bin of events
+            self._last_input = t_in
         self._decode(self._intake.bins(source), t_in)
         return True
 
     def _decode(self, bins: Bins, t_in: float) -> None:
         for i in range(len(bins.index)):
+            if i and pylsl.local_clock() >= self._next_chores:  # of a long gap: whoever watches us has to hear of us
+                self._housekeep()
+                if self.force_exit:
+                    return
             flags = self._pipeline.decode(bins.counts[i], bool(bins.observed[i]))
             if flags is not None:
                 self._publish(int(bins.index[i]), float(bins.t_end[i]), t_in, flags)
@@ -214,6 +222,8 @@ class Daemon:
 
     def _histories(self) -> list[History]:
         now = self._pipeline.history  # first: while a swap is going on it may be among the past ones too
+        if now.is_full:
+            return [now]
         return [*(past for past in self._handover.past if past is not now), now]
 
     def anchor(self) -> None:
@@ -226,7 +236,7 @@ class Daemon:
         Raises:
             RtdsaeError: it cannot take over; the present one runs on.
         """
-        running, settings = self._pipeline, self.settings
+        running, settings, bundle = self._pipeline, self.settings, shipped.model(bundle)
         session = session or settings.session
         try_out(bundle, session, settings.model.provider)
         new = Pipeline(bundle, session, settings.model, self.run_id, running.decoder.recent)
@@ -259,6 +269,8 @@ class Daemon:
         if now >= self._next_status:
             self._next_status = now + STATUS_PERIOD_S
             self._link.watch(now - self._last_input)
+            if self._pipeline.history.is_full:
+                self._handover.past = ()
             self._last_status = self._status()
             self._publisher.send(encode_status(self._last_status))
 

@@ -39,6 +39,11 @@ class History:
         self._next += 1
 
     @property
+    def is_full(self) -> bool:
+        """Whether it has lost its first frames: older ones, of models before, would be on the far side of a hole."""
+        return self._next - self.first > len(self._ring)
+
+    @property
     def capacity(self) -> int:
         """How many frames it can have."""
         return len(self._ring)

@@ -18,19 +18,26 @@ CLOSE_S = 2.0
 class Link:
     """Holds the source that there is, and looks for it in the background while there is none.
 
+    Args:
+        query: of the stream.
+        wanted: what it must be like.
+        silence_s: after which a stream of events counts as silent.
+
     Attributes:
         source: the open stream; None while it is lost.
         connected: whether samples come.
         losses: how often the connection was lost.
+        unread: samples that had arrived and were lost with it: LSL hands out none after that.
     """
 
-    def __init__(self, query: str, wanted: Wanted) -> None:
+    def __init__(self, query: str, wanted: Wanted, silence_s: float = SILENT_S) -> None:
         self.source: Source | None = None
         self.connected = False
-        self.losses = 0
+        self.losses = self.unread = 0
         self._query, self._wanted = query, wanted
         self._search: Search | None = None
         self._quiet_s = max(SILENT_S, 2 * wanted.bin_width_s)
+        self._silence_s = silence_s
         self._heard = False
 
     def open(self, timeout_s: float, tick: Callable[[], bool]) -> Source | None:
@@ -48,6 +55,7 @@ class Link:
         """The connection is gone: looks for a stream to take its place."""
         log.warning("%s: looking for %s again", error, self._query)
         self.losses += 1
+        self.unread += source.available()
         self.source, self.connected = None, False
         self._stop_search()
         self._search = Search(self._query, self._wanted, source, silent=False)
@@ -67,7 +75,8 @@ class Link:
         source = self.source
         if source is None:
             return
-        before, self.connected = self.connected, silent_s < self._quiet_s
+        quiet_s = self._silence_s if source.kind == "events" else self._quiet_s
+        before, self.connected = self.connected, silent_s < quiet_s
         self._heard |= self.connected
         if self.connected != before:
             log.info("stream %s %s", source.source_id, "is live" if self.connected else "is silent: waiting for it")
@@ -86,6 +95,7 @@ class Link:
             "kind": source and source.kind,
             "clock_offset_s": source and source.clock_offset_s,
             "losses": self.losses,
+            "unread": self.unread,
             "problem": search.problem if search else "",
         }
 

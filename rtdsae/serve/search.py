@@ -7,6 +7,8 @@ once, and the stream is looked up again by its query and checked again.
 
 import ctypes
 import logging
+import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -40,11 +42,16 @@ def predicate(query: str) -> str:
     "starts-with(name, 'rig')"
 
     Raises:
-        StreamError: it is empty, or a value has both kinds of quotes.
+        StreamError: it is empty, names no property, or a value has both kinds of quotes.
     """
     if not query.strip():
         raise StreamError("the stream query is empty: say source_id=..., name=... or type=...")
+    if re.fullmatch(r"[\w.-]+", query.strip()):  # XPath that nothing matches
+        raise StreamError(f"the stream query {query!r} names no property: say source_id={query} or name={query}")
     pairs = [part.strip().partition("=") for part in query.split(",")]
+    plain = all(re.fullmatch(r"\w+", key) and re.fullmatch(r"[\w.-]+", value) for key, _, value in pairs)
+    if plain and (unknown := [key for key, _, _ in pairs if key not in PROPERTIES]):
+        raise StreamError(f"the stream query {query!r}: {unknown[0]} is none of {', '.join(PROPERTIES)}")
     if not all(key in PROPERTIES and value and value[0] not in "'\"" for key, _, value in pairs):
         return query
     return " and ".join(f"{key}={_literal(value)}" for key, _, value in pairs)
@@ -54,7 +61,7 @@ def _literal(value: str) -> str:
     """XPath 1.0 has no escapes: a text is between the quotes that it does not contain."""
     quote = '"' if "'" in value else "'"
     if quote in value:
-        raise StreamError(f"the stream query's value {value} has both kinds of quotes: leave one kind out")
+        raise StreamError(f"the stream query has both kinds of quotes in {value}: leave one kind out")
     return f"{quote}{value}{quote}"
 
 
@@ -64,7 +71,7 @@ def find(
     tick: Callable[[], bool] = lambda: True,
     *,
     again: str = "",
-    but_not: str = "",
+    in_place_of: str = "",
 ) -> pylsl.StreamInfo | None:
     """The one stream that matches a query; waits up to `timeout_s` for it to appear.
 
@@ -73,7 +80,7 @@ def find(
         timeout_s: seconds.
         tick: called ten times a second; when it returns False the search is given up and the answer is None.
         again: the source_id of a stream that was lost: it is taken as soon as it is seen.
-        but_not: the uid of a stream that is not meant.
+        in_place_of: the uid of a stream that is silent and may speak again: nothing but itself, restarted, is meant.
 
     Raises:
         StreamError: none or several match, or the query is not valid XPath.
@@ -82,7 +89,9 @@ def find(
     deadline = pylsl.local_clock() + timeout_s
     settled = np.inf  # when a second stream would have shown
     while True:
-        found = [info for info in search.results() if info.uid() != but_not]
+        found = [info for info in search.results() if info.uid() != in_place_of]
+        if in_place_of:
+            found = [info for info in found if info.source_id() in ("", again)]
         if same := [info for info in found if again and info.source_id() == again]:
             return same[0]
         now = pylsl.local_clock()
@@ -157,7 +166,11 @@ class Search(threading.Thread):
                 info = self._find()
                 if info is None or self._stopping.is_set():
                     return
-                self.found = self._open(info)
+                found = self._open(info)
+                if self._stopping.is_set():
+                    found.close()
+                else:
+                    self.found = found
                 return
             except StreamError as error:
                 if str(error) != self.problem:
@@ -167,9 +180,9 @@ class Search(threading.Thread):
 
     def _find(self) -> pylsl.StreamInfo | None:
         before = self._before
-        but_not = before.uid if self._silent else ""
+        in_place_of = before.uid if self._silent else ""
         again = before.source_id
-        return find(self._query, np.inf, lambda: not self._stopping.is_set(), again=again, but_not=but_not)
+        return find(self._query, np.inf, lambda: not self._stopping.is_set(), again=again, in_place_of=in_place_of)
 
     def _open(self, info: pylsl.StreamInfo) -> Source:
         before = self._before
@@ -179,8 +192,10 @@ class Search(threading.Thread):
                 f"stream {info.source_id() or info.name()} came back with {found[1]} at {found[0]:g} Hz, "
                 f"it was {before.kind} before"
             )
-        # On the same machine the clock is the same: no need to measure it before the first sample.
-        return Source(info, self._wanted, before.clock_offset_s if info.hostname() == before.hostname else None)
+        # On this computer the clock is the same: no need to measure it before the first sample. Another's begins anew
+        # when it is switched on.
+        here = info.hostname() == before.hostname == socket.gethostname()
+        return Source(info, self._wanted, before.clock_offset_s if here else None)
 
     def stop(self) -> None:
         """Gives up."""

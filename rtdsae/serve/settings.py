@@ -2,19 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import yaml
 from msgspec import Meta
 
 from rtdsae.bins import Kind
-from rtdsae.errors import ConfigError, one_line
+from rtdsae.errors import ConfigError, did_you_mean, one_line
 
 __all__ = ["Anchoring", "Model", "Settings", "WakeMode", "load_settings"]
 
 Anchoring = Literal["once", "every", "lanes"]
 WakeMode = Literal["warm", "poll", "off"]
+Match = Literal["name", "count"]
+Reduce = Literal["sum", "mean"]
 Seconds = Annotated[float, Meta(ge=0)]
 
 
@@ -29,7 +31,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """When the model is anchored: once, every R bins, or in lanes; None for lanes where the bundle has several."""
     provider: str = "cpu"
     """ONNX Runtime's execution provider: cpu, cuda, ..."""
-    history_s: Seconds = 120.0
+    history_s: Annotated[float, Meta(ge=0, le=86400)] = 120.0
     """How much of what was published is kept for subscribers that missed some."""
 
 
@@ -46,9 +48,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Which LSL stream: key=value[,key=value] on its properties, or an XPath predicate."""
     input: Kind | None = None
     """What the stream's samples are: counts, samples or events; None to tell by its rate."""
-    match: Literal["name", "count"] = "name"
+    match: Match = "name"
     """Whether its channels are the model's by name, where both have names, or by number alone."""
-    reduce: Literal["sum", "mean"] = "sum"
+    reduce: Reduce = "sum"
     """A bin of several samples is their sum or their mean."""
     lateness_s: Annotated[float, Meta(ge=0, le=1)] = 0.002
     """How long after its end a bin of events waits for late ones."""
@@ -96,7 +98,18 @@ def load_settings(file: Path | None, overrides: Sequence[str], flags: Mapping[st
     try:
         return msgspec.convert(tree, Settings, strict=False, dec_hook=_path)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{file or 'the settings'}: {error}") from None
+        raise ConfigError(f"{file or 'the settings'}: {error}{_suggestion(str(error))}") from None
+
+
+def _suggestion(message: str) -> str:
+    """How to mend what msgspec has found."""
+    if "missing required field `bundle`" in message:
+        return "; name a bundle: rtdsae serve BUNDLE"
+    if "unknown field" in message:
+        return did_you_mean(message.split("`")[1], (*Settings.__struct_fields__, *Model.__struct_fields__))
+    key = message.rpartition("`$.")[2].rstrip("`")
+    words = {"input": Kind, "wake": WakeMode, "model.anchor": Anchoring, "match": Match, "reduce": Reduce}
+    return f"; choose of {', '.join(get_args(words[key]))}" if key in words else ""
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -112,7 +125,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _put(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     section, _, name = key.rpartition(".")
-    if not equals or not name or section not in ("", "model"):
+    if not equals or not name or section not in ("", "model") or key == "model":
         raise ConfigError(f"--set {override}: write key=value or model.key=value, such as --set timeout_s=30")
     try:
         value = yaml.safe_load(text)

@@ -33,6 +33,7 @@ BUFFER_HUNDREDS = 1000  # of spikes, likewise: LSL counts irregular samples in h
 SEND_SINGLY_HZ = 2000  # up to here a bin's last sample is sent at once; above, as the source pushes
 MAX_PULL = 4096  # samples taken at a time
 OPEN_S = 10.0
+FIRST_CLOCK_S = 3.0  # to answer the first clock probe; the service's watchdog is not patient for much longer
 CLOCK_PERIOD_S = 2.0
 CLOCK_ANSWER_S = 1.0
 LOST = -2  # LSL's error code
@@ -122,6 +123,7 @@ class Source:
         kind: counts, samples or events.
         samples_per_bin: 0 for events.
         clock_offset_s: what is added to its stamps.
+        n_taken: how many samples the last pull took.
 
     Raises:
         StreamError: it does not fit or has vanished.
@@ -135,7 +137,7 @@ class Source:
         rows = self.samples_per_bin or MAX_PULL
         self._values: NDArray[np.float32] = np.zeros((rows, info.channel_count()), np.float32)
         self._stamps: NDArray[np.float64] = np.zeros(rows)
-        self._n = 0
+        self.n_taken = 0
         events = self.kind == "events"
         self._inlet = pylsl.StreamInlet(
             info,
@@ -159,7 +161,7 @@ class Source:
         self._ordered = self._values if self._order is None else np.zeros_like(self._values)
         if unknown_clock:
             try:
-                self.clock_offset_s = self._inlet.time_correction(OPEN_S)
+                self.clock_offset_s = self._inlet.time_correction(FIRST_CLOCK_S)
             except pylsl.util.TimeoutError:
                 log.warning("stream %s answers no clock probes: its stamps are taken as this machine's", self.source_id)
         self._inlet.open_stream(OPEN_S)  # last: samples that wait for the clock would be decoded late
@@ -179,8 +181,8 @@ class Source:
         values: int = lib.lsl_pull_chunk_f(*buffers, ctypes.c_double(timeout_s), self._error_at)
         if self._error.value == LOST:
             raise Lost(f"stream {self.source_id} is lost")
-        self._n = values // self._values.shape[1]
-        return self._n
+        self.n_taken = values // self._values.shape[1]
+        return self.n_taken
 
     def _buffers_for(self, n: int) -> tuple[object, ...]:
         """Arguments of LSL's pull function, made once for each n: building them costs more than the call."""
@@ -192,13 +194,13 @@ class Source:
 
     def taken(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """The samples of the last pull, the model's channels in the model's order; valid until the next."""
-        if self._n != len(self._stamps):
-            values, stamps = self._values[: self._n], self._stamps[: self._n]
+        if self.n_taken != len(self._stamps):
+            values, stamps = self._values[: self.n_taken], self._stamps[: self.n_taken]
         else:
             values, stamps = self._values, self._stamps
         stamps += self.clock_offset_s
         if self._order is not None:
-            values = np.take(values, self._order, axis=1, out=self._ordered[: self._n], mode="clip")
+            values = np.take(values, self._order, axis=1, out=self._ordered[: self.n_taken], mode="clip")
         return values, stamps
 
     def _follow_clock(self) -> None:

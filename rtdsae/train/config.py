@@ -1,7 +1,6 @@
 """The training configuration: frozen structs, read once from YAML and `--set key=value`, saved in the run."""
 
 import copy
-import difflib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -10,7 +9,7 @@ import msgspec
 import yaml
 from msgspec import Meta, Struct
 
-from rtdsae.errors import ConfigError
+from rtdsae.errors import ConfigError, did_you_mean, one_line
 from rtdsae.model.families import ModelConfig
 from rtdsae.model.priors import DynamicPriorConfig, Sequence, StaticPriorConfig
 from rtdsae.recordings.recording import TEST_FRACTION, VALID_FRACTION
@@ -226,9 +225,11 @@ def load_config(path: Path, overrides: tuple[str, ...] = (), data: tuple[str, ..
     try:
         tree = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise ConfigError(f"no config at {path}: give the path of a YAML file, such as configs/lorenz.yaml") from None
+        raise ConfigError(
+            f"no config at {path}: give the path of a YAML file, or the name of a shipped one, such as lfads.yaml"
+        ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read {path} as YAML: {error}") from None
+        raise ConfigError(f"cannot read {path} as YAML: {one_line(error)}; a recording goes with --data") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds no config: expected the sections {', '.join(TrainConfig.__struct_fields__)}")
     return make_config(tree, str(path), overrides, data)
@@ -315,6 +316,11 @@ def rules(config: TrainConfig) -> Iterator[tuple[bool, str]]:
         max(o.spike_jitter_bins, o.shift_bins) < bins,
         "objective.spike_jitter_bins and shift_bins: below the window's bins",
     )
+    yield (
+        not o.cv_mask or not (o.spike_jitter_bins or o.shift_bins),
+        "objective.cv_mask keeps entries out of sight into which spike_jitter_bins and shift_bins would move spikes: "
+        "set it to 0, or both of these",
+    )
     f = config.fit
     yield (
         f.shards % (f.devices * f.nodes) == 0,
@@ -341,8 +347,7 @@ def suggestion(message: str) -> str:
     given = message.split("`")[1]
     if given in known:
         return f"; `{given}` belongs to another section, family or kind"
-    near = difflib.get_close_matches(given, known, 1)
-    return f"; did you mean `{near[0]}`?" if near else ""
+    return did_you_mean(given, known)
 
 
 def names(struct: Any) -> tuple[str, ...]:

@@ -316,7 +316,7 @@ def train_epoch(
         drawn: list[torch.Tensor] = []
         for shard, first in mine:
             if fit.shards > 1:  # whoever takes it draws the same masks and noise
-                torch.manual_seed(epoch_seed(fit, epoch) * 1_000_003 + step * fit.shards + shard)
+                torch.manual_seed((epoch_seed(fit, epoch) * 1_000_003 + step * fit.shards + shard) % (1 << 64))
             batch = session.tensors.windows_at(first, session.train.bins, fabric.device)
             context, heldin = session.context(first, fabric.device), session.tensors.heldin.to(fabric.device)
             batch = augment(batch, heldin, objective)
@@ -328,7 +328,8 @@ def train_epoch(
             drawn.append(f.detach())
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(first) / n_windows
-        fabric.clip_gradients(loss, optimizer, max_norm=fit.clip_norm)
+        norm = fabric.clip_gradients(loss, optimizer, max_norm=fit.clip_norm, error_if_nonfinite=False)
+        check_gradient(fit, norm, epoch, i, firsts)
         optimizer.step()
         average.update_parameters(family)
         if adversary:
@@ -356,6 +357,17 @@ def check_finite(
     if finite < 1:
         bad = ", ".join(name for name, value in terms.items() if not torch.isfinite(value)) or "another process's loss"
         why = f"{bad} is not finite in epoch {epoch}: lower fit.learning_rate or fit.clip_norm"
+        raise NotFinite(why, session, firsts)
+
+
+def check_gradient(fit: Fit, norm: Any, epoch: int, session: int, firsts: torch.Tensor) -> None:
+    """All processes have the same gradient. Half precision's own scaler finds and leaves out those that are too large.
+
+    Raises:
+        NotFinite: its norm is no number.
+    """
+    if fit.precision != "16-mixed" and not torch.isfinite(norm):
+        why = f"the gradient is not finite in epoch {epoch}: lower fit.learning_rate or the loss's weights"
         raise NotFinite(why, session, firsts)
 
 
@@ -395,6 +407,9 @@ def draw_batches(sessions: list[SessionWindows], fit: Fit, epoch: int) -> list[t
     generator = torch.Generator().manual_seed(epoch_seed(fit, epoch))
     drawn = [session.train.draw(generator).split(fit.batch_size) for session in sessions]
     batches = [(i, first) for i, firsts in enumerate(drawn) for first in firsts if len(first) >= fit.shards]
+    if not batches:
+        most = max(len(firsts) for per_session in drawn for firsts in per_session)
+        raise TrainingError(f"fit.shards={fit.shards}, but an epoch has {most} windows: set fit.shards to that or less")
     if len(sessions) == 1:
         return batches
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]

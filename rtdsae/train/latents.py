@@ -104,13 +104,14 @@ def smoothed(family: Family, tensors: Tensors, a: int, b: int) -> dict[str, np.n
     family.eval()
     s, bins = family.dims.anchor_bins, family.dims.anchor_bins + family.dims.horizon_bins
     firsts = torch.tensor(sorted({*range(a, b - bins + 1, bins - s), b - bins}))
-    batch = tensors.windows_at(firsts, bins, family.readin.mean.device)
-    x = family.readin.normalise(batch.inputs)
-    outputs = family(x, torch.ones_like(x[..., :1]), batch.u, False).outputs
-    where = (firsts[:, None] - a - s + torch.arange(s, bins)).numpy()
-    whole = {}
-    for name, value in outputs._asdict().items():
-        if value is not None:
-            whole[name] = np.empty((b - a - s, value.shape[-1]), np.float32)
-            whole[name][where] = value[:, s:].cpu().numpy()
+    whole: dict[str, np.ndarray] = {}
+    for some in firsts.split(BATCH):
+        batch = tensors.windows_at(some, bins, family.readin.mean.device)
+        x = family.readin.normalise(batch.inputs)
+        outputs = family(x, torch.ones_like(x[..., :1]), batch.u, False).outputs
+        where = (some[:, None] - a - s + torch.arange(s, bins)).numpy()
+        for name, value in outputs._asdict().items():
+            if value is not None:
+                whole.setdefault(name, np.empty((b - a - s, value.shape[-1]), np.float32))
+                whole[name][where] = value[:, s:].cpu().numpy()
     return whole

@@ -132,7 +132,8 @@ class Run:
             info = json.loads((path / "run.json").read_text())
             tree = yaml.safe_load((path / "config.yaml").read_text())
         except FileNotFoundError as error:
-            raise TrainingError(f"{path} is not a run: it has no {Path(error.filename).name}") from None
+            what = f"it has no {Path(error.filename).name}" if path.is_dir() else "there is no such folder"
+            raise TrainingError(f"{path} is not a run: {what}; rtdsae train makes one") from None
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise TrainingError(f"{path} is damaged: {error}") from None
         if not isinstance(tree, dict) or not isinstance(info, dict) or not {"dims", "sessions"} <= info.keys():

@@ -1,7 +1,6 @@
 """What a search is of: its YAML file, the settings that it searches, and where a population goes from one value."""
 
 import copy
-import difflib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 import yaml
 from msgspec import Meta, Struct
 
-from rtdsae.errors import ConfigError
+from rtdsae.errors import ConfigError, did_you_mean, one_line
 from rtdsae.model.families import make_family
 from rtdsae.recordings import Recording
 from rtdsae.train.config import TrainConfig, convert, load_config
@@ -154,7 +153,7 @@ def load_search(path: Path, data: tuple[str, ...] = ()) -> Search:
     except FileNotFoundError:
         raise ConfigError(f"no search at {path}: give a YAML file, such as configs/search_lfads.yaml") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read {path} as YAML: {error}") from None
+        raise ConfigError(f"cannot read {path} as YAML: {one_line(error)}; a recording goes with --data") from None
     try:
         settings = msgspec.convert(tree, SearchConfig, strict=False)
     except msgspec.ValidationError as error:
@@ -207,8 +206,7 @@ def check(search: Search, key: str, wanted: Range | Choices) -> None:
     source = f"{search.source}: space.{key}"
     known = leaves(msgspec.to_builtins(search.base))
     if key not in known:
-        near = difflib.get_close_matches(key, known, 1)
-        hint = f"; did you mean {near[0]}?" if near else ": keys are section.key, as in rtdsae train --set"
+        hint = did_you_mean(key, known) or ": keys are section.key, as in rtdsae train --set"
         raise ConfigError(f"{source}: the base has no such key{hint}")
     if key.partition(".")[0] not in SECTIONS:
         raise ConfigError(f"{source}: the trials would be scored on other bins: search {', '.join(SECTIONS)}")

@@ -120,8 +120,10 @@ SESSIONS = (*TRAIN, "--set", "model.readin_dim=3", "--data")
 @pytest.mark.parametrize(
     ("spoil", "args", "said"),
     [
-        (None, ("train",), "no config names no recording: give --data PATH"),
+        (None, ("train",), "the command names no recording: give --data PATH"),
         (None, ("train", "nowhere.yaml"), "no config at nowhere.yaml"),
+        (None, ("train", "lfads.yaml", "--data", "nowhere.h5"), "nowhere.h5: no such file"),  # a shipped one
+        (None, ("train", "wave.h5"), "a recording goes with --data"),
         (None, ("train", "c.yaml"), "names no recording: give --data"),
         (None, ("train", "c.yaml", "--data", "nowhere.h5"), "nowhere.h5: no such file"),
         (None, ("train", "c.yaml", "--data", "c.yaml"), "neither HDF5 nor npz"),
@@ -270,8 +272,8 @@ CALIBRATE = ("calibrate", "both", "--data", "wave.h5", "--out", "new")
         (None, ("calibrate", "both", "--out", "new"), "--data"),
         (None, ("calibrate", "both", "--data", "wave.h5"), "--out"),
         (None, (*CALIBRATE, "--epochs", "3"), "--epochs"),
-        (None, ("calibrate", "nowhere", *CALIBRATE[2:]), "nowhere: no such folder"),
-        (None, ("calibrate", "wave.h5", *CALIBRATE[2:]), "wave.h5: no such folder: a bundle is a folder"),
+        (None, ("calibrate", "nowhere", *CALIBRATE[2:]), "nowhere: no such folder, and no shipped bundle of that name"),
+        (None, ("calibrate", "wave.h5", *CALIBRATE[2:]), "wave.h5: is a file: a bundle is a folder"),
         (None, (*CALIBRATE, "--data", "nowhere.h5"), "nowhere.h5: no such file"),
         (None, (*CALIBRATE, "--data", "c.yaml"), "neither HDF5 nor npz"),
         (None, ("calibrate", "bundle", *CALIBRATE[2:]), "bundle was trained without common inputs"),

@@ -43,7 +43,6 @@ REWRITE = {
     r"\bRIG\b|(?<=tcp://)rig(?=:)|0\.0\.0\.0": "127.0.0.1",
     r"/etc/rtdsae/keys": "keys",
     r"--keys arm\b": "--keys keys/carry/arm",
-    r"\bout/runs\b": ".",
     r"^(rtdsae train (?!.*fit\.epochs).*?)(\s+#.*)?$": r"\1 --set fit.epochs=2 --set model.gen_dim=24",
     r"^(rtdsae (?:simulate|replay) (?!.*--loop).*?)(\s+#.*)?$": r"\1 --loop",
     r"^(rtdsae bench .*?)(--seconds \d+)?(\s+#.*)?$": r"\1 --seconds 2",

@@ -75,6 +75,17 @@ def test_what_cannot_be_scored_is_none_with_the_reason(recording):
     assert "no behaviour" in scores.reasons["probe_z_series"]
 
 
+def test_a_trial_that_was_broken_off_does_not_cut_the_others(recording):
+    test, train = parts(recording)
+    cut = test.copy()
+    cut[2, 1] = cut[2, 0] + S + 1
+    model, tensors = family(), Tensors(recording)
+    scores = latent_scores(model, tensors, cut, train)
+    assert scores.reasons == {}
+    without = latent_scores(model, tensors, np.delete(test, 2, 0), train)
+    assert scores.values == without.values
+
+
 def test_conditions_stand_in_for_labels(recording):
     by_direction = np.asarray(recording.conditions) % 8
     conditions = dataclasses.replace(recording, labels=None, label_names=(), conditions=by_direction)

@@ -163,6 +163,14 @@ def test_a_matrix_whose_time_is_told_by_what_is_beside_it(tmp_path, version, tur
     assert f"the {'second' if turned else 'first'} side is taken as time: as long as handVel" in caplog.text
 
 
+@pytest.mark.parametrize("step", [1, 20])
+def test_milliseconds_are_not_taken_for_seconds(tmp_path, step):
+    variables = {"spikes": np.ones((60, 4)), "time": step * np.arange(60.0)}
+    path = save(tmp_path / "a.mat", variables, "5")
+    refused(path, f"if they are ms, it is {step / 1000:g}: say it with --bin-width")
+    assert load(path, step / 1000).bin_width_s == step / 1000
+
+
 def test_a_matrix_alone_must_be_long_to_be_told(tmp_path):
     assert load(save(tmp_path / "a.mat", {"spikes": np.ones((4, 400)), "dt": 0.02}, "5")).counts.shape == (400, 4)
     refused(save(tmp_path / "b.mat", {"spikes": np.ones((40, 60)), "dt": 0.02}, "5"), "40 x 60: which side is time")

@@ -107,6 +107,18 @@ def test_trials_of_one_length_have_equally_many_bins_wherever_they_begin(tmp_pat
     assert ((first_middles >= starts - 1e-9) & (first_middles < starts + W + 1e-9)).all()
 
 
+def test_the_last_trial_is_as_long_as_the_others_though_nothing_follows_it(tmp_path):
+    units = [np.arange(0.013, 2.9, 0.1)] * 2
+    path = write(tmp_path / "a.nwb", units=units, trials=[(0.013, 0.913), (1.0, 1.9), (2.0, 2.9)])
+    assert np.diff(load(path, W).segments).ravel().tolist() == [45, 45, 45]
+
+
+def test_an_interval_without_end_goes_to_the_end(tmp_path):
+    whole, nothing = [[0.0, np.inf]], [[np.nan, np.nan]]
+    recording = load(write(tmp_path / "a.nwb", observed=[whole, whole, whole, nothing]), W)
+    assert recording.segments.tolist() == [[0, recording.n_bins]]
+
+
 def test_what_was_not_observed_is_cut_out_and_said(tmp_path, caplog):
     recorded = [[0.0, 4.0], [5.0, 10.0]]
     observed = [recorded, recorded, recorded, [[0.0, 10.0]]]

@@ -17,6 +17,7 @@ from rtdsae.bundle import load
 from rtdsae.serve.daemon import Daemon
 from rtdsae.serve.decoder import Decoder
 from rtdsae.serve.engine import Engine
+from rtdsae.serve.search import find
 from rtdsae.serve.settings import Settings
 from rtdsae.wire import Flags
 
@@ -195,6 +196,7 @@ def test_status_has_what_was_promised_from_the_start(tmp_path):
             "kind": None,
             "clock_offset_s": None,
             "losses": 0,
+            "unread": 0,
             "problem": "",
         }
         assert first["stream"] == stream
@@ -224,6 +226,38 @@ def test_a_silent_stream_is_told_and_waited_for(tmp_path):
         code, said = served.stop()
         assert code == 0
         assert f"stream {source.source_id} is silent: waiting for it" in said
+
+
+def test_silent_spikes_are_told_too_though_their_bins_go_on(tmp_path):
+    """The clock completes their bins; that is no sign of life."""
+    toy = Toy()
+    spikes, offsets = np.zeros((200, 1), np.float32), np.arange(200) * 0.005
+    with (
+        LslSource(spikes, 0, offsets=offsets, on_time=True) as source,
+        Served(tmp_path, toy, f"source_id={source.source_id}", "--set", "silence_s=0.5") as served,
+    ):
+        served.bins(15).receive(lambda self: self.statuses[-1]["stream"]["connected"])
+        served.receive(lambda self: not self.statuses[-1]["stream"]["connected"])
+        n = len(served.frames)
+        served.receive(lambda self: len(self.frames) > n + 20)
+        assert served.frames[-1].flags & Flags.GAP
+
+
+def test_a_stream_that_pauses_is_not_left_for_another(tmp_path):
+    toy, name = Toy(), f"pausing-{tmp_path.name}"
+    x = toy.counts(20)
+    with (
+        LslSource(x, 50.0, pace=200, source_id=f"{name}-a", name=name),
+        Served(tmp_path, toy, f"name={name}") as served,
+    ):
+        served.bins(15).receive(lambda self: not self.statuses[-1]["stream"]["connected"])
+        with LslSource(toy.counts(400), 50.0, source_id=f"{name}-b", name=name) as other:
+            find(f"source_id={other.source_id}", 20)
+            n = len(served.statuses)
+            served.receive(lambda self: len(self.statuses) >= n + 4)
+            assert served.statuses[-1]["stream"]["source_id"] == f"{name}-a"
+        with LslSource(x, 50.0, source_id=f"{name}-a", name=name):  # itself, restarted: the old connection stands yet
+            served.receive(lambda self: self.statuses[-1]["stream"]["connected"])
 
 
 @pytest.mark.parametrize("same_id", [True, False])

@@ -33,6 +33,7 @@ def test_what_is_kept_is_the_last_of_what_was_added(capacity, first, n, asked, o
     for seq in range(first, first + n):
         history.add(frame(seq))
     there = list(range(first, first + n))[-capacity:]
+    assert history.is_full == (n > capacity)
     assert history.kept == ((there[0], there[-1]) if there else None)
     assert seqs(history.frames(*asked)) == [seq for seq in there if asked[0] <= seq <= asked[1]]
     later, copy = [seq for seq in there if seq >= oldest], history.since(oldest)

@@ -29,9 +29,18 @@ def test_query_becomes_xpath(query, xpath):
     assert predicate(query) == xpath
 
 
-@pytest.mark.parametrize("query", ["", "  ", "name=both'and\""])
-def test_impossible_query(query):
-    with pytest.raises(StreamError, match="stream query"):
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [
+        ("", "is empty"),
+        ("  ", "is empty"),
+        ("name=both'and\"", "both kinds of quotes"),
+        ("rig1", "say source_id=rig1 or name=rig1"),
+        ("sourceid=rig1", "sourceid is none of name, type, source_id"),
+    ],
+)
+def test_impossible_query(query, problem):
+    with pytest.raises(StreamError, match=f"stream query .*{problem}"):
         predicate(query)
 
 

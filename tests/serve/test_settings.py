@@ -34,7 +34,7 @@ def test_flags_go_before_overrides_and_these_before_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "overrides", "said"),
     [
-        ("timeout: 3", (), "d.yaml: Object contains unknown field `timeout`"),
+        ("timeout: 3", (), "d.yaml: Object contains unknown field `timeout`; did you mean `timeout_s`?"),
         ("timeout_s: -3", (), "d.yaml: Expected `float` >= 0.0 - at `$.timeout_s`"),
         ("model: {anchor: often}", (), "Invalid enum value 'often' - at `$.model.anchor`"),
         ("model: 3", (), "holds no settings"),
@@ -42,6 +42,9 @@ def test_flags_go_before_overrides_and_these_before_the_file(tmp_path):
         ("a: [", (), "d.yaml as YAML"),
         ("{}", ("timeout_s",), "--set timeout_s: write key=value"),
         ("{}", ("model.x.y=3",), "write key=value"),
+        ("{}", ("model=3",), "write key=value"),
+        ("model: {history_s: .inf}", (), "at `$.model.history_s`"),
+        ("{}", ("wake=warmm",), "choose of warm, poll, off"),
         ("{}", ("timeout_s=[",), "'[' is not a YAML value"),
         ("{}", ("wake=often",), "Invalid enum value 'often'"),
     ],

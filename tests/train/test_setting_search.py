@@ -94,7 +94,7 @@ def test_the_shipped_search_is_one():
 
 # real ones ------------------------------------------------------------------------------------------------------------
 
-RAY = "Ray is not installed: pip install 'rtdsae[search]'"
+RAY = "Ray is not installed: pip install '.[search]'"
 
 
 @pytest.mark.timeout(180)

@@ -9,14 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
-from rtdsae.errors import ConfigError
+from rtdsae.errors import ConfigError, TrainingError
 from rtdsae.recordings import load, save, synthetic
-from rtdsae.train.config import make_config
-from rtdsae.train.fit import train
+from rtdsae.train.config import Fit, make_config
+from rtdsae.train.fit import NotFinite, check_gradient, train
 from rtdsae.train.run import Run, prepare
 
 SMALL = {
@@ -137,6 +138,28 @@ def test_a_run_that_cannot_begin_is_one_line_too(data, tmp_path):
 def test_what_cannot_be_shared_is_refused(sets, said):
     with pytest.raises(ConfigError, match=said):
         make_config({}, "test", ("model.family=lfads", *sets), ("data.h5",))
+
+
+def test_more_shards_than_windows_are_refused(data, tmp_path):
+    sets = {"model.family": "lfads", **SMALL, "fit.batch_size": 64}
+    config = make_config({}, "test", tuple(f"{k}={v}" for k, v in sets.items()), (str(data),))
+    config = msgspec.structs.replace(config, fit=msgspec.structs.replace(config.fit, shards=60))
+    with pytest.raises(TrainingError, match=r"fit.shards=60, but an epoch has \d\d windows: set fit.shards to that"):
+        train(tmp_path / "run", config, [prepare(load(data), config)], lambda _: None)
+
+
+def test_a_date_is_a_seed_of_shards_too(data, tmp_path):
+    sets = {"model.family": "lfads", **SMALL, "fit.shards": 2, "fit.seed": 20261127, "fit.epochs": 1}
+    config = make_config({}, "test", tuple(f"{k}={v}" for k, v in sets.items()), (str(data),))
+    assert train(tmp_path / "run", config, [prepare(load(data), config)], lambda _: None).info["epochs_done"] == 1
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_but_in_half_precision():
+    norm, firsts = torch.tensor(float("inf")), torch.zeros(1)
+    with pytest.raises(NotFinite, match="the gradient is not finite in epoch 3"):
+        check_gradient(Fit(), norm, 3, 0, firsts)
+    check_gradient(Fit(precision="16-mixed"), norm, 3, 0, firsts)  # its scaler leaves the step out
+    check_gradient(Fit(), torch.tensor(1.0), 3, 0, firsts)
 
 
 def test_processes_share_batches_of_several_sessions(data, tmp_path):
