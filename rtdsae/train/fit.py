@@ -275,7 +275,9 @@ def run_epochs(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(fit, epoch)
         metrics = train_epoch(fabric, loss, family, average, optimizer, sessions, config, epoch, adversary)
-        scores = valid_scores(average.module, sessions, 4 * fit.batch_size, fabric.device)
+        windows = -(-4 * fit.batch_size // fit.shards)  # without gradients four times as many fit
+        with memory_explained(fit, sessions[0].valid.bins):
+            scores = valid_scores(average.module, sessions, windows, fabric.device)
         metrics |= {f"valid/{name}": value for name, value in scores.items()}
         metrics["learning_rate"] = learning_rate(fit, epoch)
         standing.epoch = epoch

@@ -44,6 +44,16 @@ def crashing(folder):
     return folder
 
 
+def test_history_has_no_hole_when_the_model_before_is_long_gone(tmp_path):
+    old, new = Toy(**SAME), Toy(**SAME, seed=3)
+    with serving(tmp_path, old, old.counts(6000), "--set", "model.history_s=0.2") as (served, control):
+        seq = control.swap(new.write(tmp_path / "new"))["seq"]
+        served.receive(lambda self: self.frames[-1].seq >= seq + 60)
+        kept = [bin_.seq for bin_ in control.history(0, seq + 60)]
+        assert kept == list(range(kept[0], seq + 61))
+        assert kept[0] > seq
+
+
 def test_no_bin_is_missing_and_each_is_its_models(tmp_path):
     old, new = Toy(**SAME), Toy(**SAME, seed=3, n_anchor=8, n_hidden=20)
     x = old.counts(6000)
