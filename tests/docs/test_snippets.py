@@ -49,7 +49,8 @@ REWRITE = {
     r"^(rtdsae record (?!.*--seconds).*?)(\s+#.*)?$": r"\1 --seconds 2",
 }
 ALLOWED = {"rtdsae bench": (1,)}  # its verdict on this machine is no concern of ours
-SLOW = ("report.md",)  # trains and evaluates twice; tests/evaluate has the same commands on a smaller recording
+# A minute or so each; what their commands do is tested on its own in tests/evaluate, tests/recordings, tests/cli.
+SLOW = ("report.md", "recordings.md", "rig.md", "tutorial.md")
 FROM_NOTHING = ("tutorial.md",)  # pages that begin in an empty folder
 # page -> what its Python has from its reader
 NAMES = {

@@ -166,6 +166,7 @@ def test_a_session_without_common_conditions_begins_at_random_and_still_improves
     Engine(session)
 
 
+@pytest.mark.slow
 def test_from_a_run_it_is_the_same_as_from_its_bundle(home, tmp_path, capsys):
     """By the command line: from the recording's file, with the run exported on the way."""
     _, run, source, made = home

@@ -68,6 +68,7 @@ def test_two_processes_give_the_curve_of_one(data, tmp_path):
     assert lines[0] == lines[1]  # the second process says nothing
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_is_gone_on_with_by_one(data, tmp_path):
     shared = {**SMALL, "fit.shards": 2}
     run(data, tmp_path / "whole", **shared)
@@ -162,6 +163,7 @@ def test_a_gradient_that_is_no_number_ends_the_run_but_in_half_precision():
     check_gradient(Fit(), torch.tensor(1.0), 3, 0, firsts)
 
 
+@pytest.mark.slow
 def test_processes_share_batches_of_several_sessions(data, tmp_path):
     """Each batch is of one session, and leaves the others' read-ins without a gradient."""
     save(synthetic.lorenz(n_conditions=4, n_trials=9, n_neurons=14, seed=3), tmp_path / "other.h5")
