@@ -1,5 +1,6 @@
 """What a soak has seen of each daemon, against what its sources pushed: all of it from outside."""
 
+import abc
 import contextlib
 import itertools
 import json
@@ -75,7 +76,7 @@ class Life:
         return np.array([f.t_out - f.t_in for f in self.frames])
 
 
-class Check:
+class Check(abc.ABC):
     """Of one life. Subclasses know which samples make a bin.
 
     Args:
@@ -122,13 +123,13 @@ class Check:
         if self.counts[~self.observed].any():
             self.problem("a bin that is flagged a gap has counts")
 
+    @abc.abstractmethod
     def check_bins(self) -> None:
         """That every bin is of its samples, and every sample in a bin or a counter."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def before(self) -> np.ndarray | None:
         """The bins `(S, C)` on which the model was anchored before it said anything; None where that is not known."""
-        raise NotImplementedError
 
     def check_values(self) -> None:
         """Each bin against the model in numpy, on what the bin itself is said to be."""

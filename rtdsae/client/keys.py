@@ -74,7 +74,7 @@ def own_keys(file: Path) -> Pair:
     try:
         public, secret = load_certificate(file)
     except (OSError, ValueError) as error:
-        mend = "let this user read it" if file.exists() else "make keys with rtdsae keys"
+        mend = "let this user read it" if isinstance(error, PermissionError) else "make keys with rtdsae keys"
         raise EndpointError(f"{file}: no key can be read there: {mend}") from error
     if not secret or len(public) != 40 or len(secret) != 40:
         raise EndpointError(f"{file}: is not a secret key: make keys with rtdsae keys")

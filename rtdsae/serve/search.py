@@ -89,9 +89,9 @@ def find(
     deadline = pylsl.local_clock() + timeout_s
     settled = np.inf  # when a second stream would have shown
     while True:
-        found = [info for info in search.results() if info.uid() != in_place_of]
+        found = search.results()
         if in_place_of:
-            found = [info for info in found if info.source_id() in ("", again)]
+            found = [i for i in found if i.uid() != in_place_of and i.source_id() in ("", again)]
         if same := [info for info in found if again and info.source_id() == again]:
             return same[0]
         now = pylsl.local_clock()

@@ -1,6 +1,7 @@
 """The stream's query, and looking it up among real streams of other processes."""
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import pytest
 from lsl_source import LslSource
 
 from rtdsae.errors import StreamError
-from rtdsae.serve.search import find, predicate
+from rtdsae.serve.search import Search, find, predicate
+from rtdsae.serve.source import Source, Wanted
 
+WANTED = Wanted([f"ch{i}" for i in range(4)], 0.02)
 SAMPLES = np.arange(40, dtype=np.float32).reshape(10, 4)
 
 
@@ -116,3 +119,25 @@ def test_two_matching_streams_are_listed():
             find("name=twin", 20)
         assert one.source_id in str(error.value)
         assert two.source_id in str(error.value)
+
+
+def restarted(name, before):
+    """What a search finds in place of a source that was restarted."""
+    with LslSource(SAMPLES, 50.0, source_id=name) as second:
+        search = Search(f"source_id={second.source_id}", WANTED, before, silent=False)
+        search.join(20)
+        offset = search.found.clock_offset_s
+        search.found.close()
+    return offset
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_clock_of_another_computer_is_measured_again(monkeypatch, elsewhere):
+    """It begins anew where that was switched off and on; this one's cannot have."""
+    name = f"switched-{elsewhere}-{os.getpid()}"
+    with LslSource(SAMPLES, 50.0, source_id=name):
+        before = Source(find(f"source_id={name}", 20), WANTED)
+    before.clock_offset_s = 1000.0
+    if elsewhere:
+        monkeypatch.setattr(socket, "gethostname", lambda: "another")
+    assert restarted(name, before) == pytest.approx(0.0 if elsewhere else 1000.0, abs=0.5)

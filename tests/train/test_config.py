@@ -91,6 +91,7 @@ def test_every_kind_is_had_by_its_name(tmp_path, key, value, expected):
         (MINIMAL, ("data.path=3",), "$.data.path"),
         (MINIMAL, ("data.path=[a.h5, 3]",), "$.data.path[1]"),
         (MINIMAL, ("objective.cv_mask=1",), "$.objective.cv_mask"),
+        (MINIMAL, ("objective.cv_mask=0.1", "objective.shift_bins=1"), "set it to 0, or both of these"),
         (
             MINIMAL,
             ("model.f_prior.kind=normal",),
