@@ -55,7 +55,7 @@ class Link:
         """The connection is gone: looks for a stream to take its place."""
         log.warning("%s: looking for %s again", error, self._query)
         self.losses += 1
-        self.unread += source.available()
+        self.unread += source.unread()
         self.source, self.connected = None, False
         self._stop_search()
         self._search = Search(self._query, self._wanted, source, silent=False)

@@ -171,6 +171,10 @@ class Source:
         """How many samples are there already."""
         return int(lib.lsl_samples_available(self._inlet.obj))
 
+    def unread(self) -> int:
+        """How many samples are there that a lost connection no longer hands out."""
+        return max(0, self.available() - 1)  # LSL ends its queue with an entry that is none
+
     def pull(self, n: int, timeout_s: float) -> int:
         """Takes `n` samples, or as many as come within `timeout_s`; says how many.
 

@@ -15,6 +15,7 @@ import pylsl
 import pytest
 import zmq
 from lsl_source import LslSource
+from station import until
 from test_daemon import Served
 from toy_bundle import Toy
 
@@ -97,6 +98,21 @@ def test_a_source_that_is_gone_for_a_time_and_comes_again(tmp_path, seconds):
         whole = np.concatenate([first[:n_first], np.zeros((n_gaps, toy.n_channels), np.float32), second[:rest]])
         seen = np.r_[np.ones(toy.n_anchor), ~gaps].astype(np.float32)
         served.check_values(whole, seen)
+
+
+def test_a_long_gap_does_not_silence_the_daemon(tmp_path):
+    """Its bins take seconds to decode, in which whoever watches it has to hear of it."""
+    toy, n_gaps = Toy(n_channels=200, n_hidden=400, bin_width_s=0.001), 40_000
+    offsets = np.arange(200) * 0.001
+    offsets[100:] += n_gaps * 0.001
+    endpoint, said = f"ipc://{tmp_path}/control", set()
+    with (
+        LslSource(toy.counts(200), 1000.0, offsets=offsets, pace=100) as source,
+        Served(tmp_path, toy, f"source_id={source.source_id}", "--control", endpoint),
+        Control(endpoint, timeout_s=20) as control,
+    ):
+        until(lambda: said.add(control.status()["bins"]) or max(said) > n_gaps, "the bins after the gap")
+    assert any(1000 < bins < n_gaps - 1000 for bins in said), said
 
 
 def test_each_kind_of_impossible_value_is_a_flagged_gap(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pylsl
 import pytest
 from lsl_source import LslSource
+from station import until
 
 from rtdsae.errors import StreamError
 from rtdsae.serve.search import find
@@ -41,6 +42,21 @@ def test_pulls_every_sample_in_order_on_this_clock():
         assert source.pull(1, 0.01) == 0
         assert len(source.taken()[0]) == 0
         source.close()
+
+
+@pytest.mark.parametrize("taken", [0, 3, 10])
+def test_what_was_not_pulled_before_a_loss_is_counted(taken):
+    with LslSource(SAMPLES, 50.0, pace=500) as stream:
+        source = Source(find(f"source_id={stream.source_id}", 20), WANTED)
+        stream.wait_pushed()
+        until(lambda: source.available() == 10, "all samples")
+        for _ in range(taken):
+            assert source.pull(1, 1.0) == 1
+    until(lambda: source.available() > 10 - taken, "the loss")  # with the entry that ends the queue
+    with pytest.raises(Lost):
+        source.pull(1, 1.0)
+    assert source.unread() == 10 - taken
+    source.close()
 
 
 @pytest.mark.parametrize("sample_format", ["int16", "double64"])

@@ -8,6 +8,7 @@ from test_fit import config, fit, recording
 from rtdsae.errors import ConfigError
 from rtdsae.serve.decoder import Decoder
 from rtdsae.serve.engine import Engine
+from rtdsae.train import latents
 from rtdsae.train.config import convert
 from rtdsae.train.export import export
 from rtdsae.train.latents import modelled_bins, segment_outputs
@@ -47,3 +48,14 @@ def test_more_lanes_than_bins_to_take_turns_in_are_refused():
     tree = {"model": {"family": "lfads"}, "window": {"horizon_bins": 3, "lanes": 4}}
     with pytest.raises(ConfigError, match=r"window\.lanes is above window\.horizon_bins"):
         convert(tree, "c.yaml")
+
+
+def test_the_windows_of_a_long_segment_go_through_a_few_at_a_time(tmp_path, monkeypatch):
+    c = config(epochs=1)
+    c = msgspec.structs.replace(c, model=msgspec.structs.replace(c.model, causal=False, z_lag=0))
+    run, tensors = fit(tmp_path / "run", c), Tensors(recording())
+    a, b = SEGMENTS[0].tolist()
+    whole = latents.smoothed(run.model(), tensors, a, b)
+    monkeypatch.setattr(latents, "BATCH", 2)
+    for name, values in latents.smoothed(run.model(), tensors, a, b).items():
+        np.testing.assert_allclose(values, whole[name], rtol=1e-5, atol=1e-6, err_msg=name)
