@@ -19,6 +19,7 @@ The last line is JSON; the exit code is 1 where one of them does not hold.
 
 import argparse
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -39,7 +40,7 @@ sys.path.insert(0, str(ROOT / "tests"))  # for the toy model
 
 import numpy as np
 import zmq
-from soak_checks import ARRAYS, EventsCheck, Frame, Life, RegularCheck, check_listener, read_logs, whole_records
+from soak_checks import ARRAYS, EventsCheck, Life, RegularCheck, check_listener, read_logs, whole_records
 from soak_parts import record_type
 from toy_bundle import Toy
 
@@ -105,7 +106,7 @@ class Soak:
         return self.lives[-1]
 
     @property
-    def frames(self) -> list[Frame]:
+    def frames(self) -> list[wire.Latents]:
         return self.life.frames
 
     # the rig ----------------------------------------------------------------------------------------------------------
@@ -182,7 +183,7 @@ class Soak:
             case wire.Schema():
                 self.schemas[message.id] = message
             case wire.Latents():
-                self.frames.append(_frame(message))
+                self.frames.append(message)
             case wire.Status():
                 self.life.tell(dict(message))
 
@@ -280,8 +281,8 @@ class Soak:
         """Waits for the first bins of a daemon, and has those from history that came before anybody listened."""
         self.wait("bins", lambda: len(self.frames) > 20 and bool(self.life.status))
         if first := self.frames[0].seq:
-            missed = [_frame(bin_, ~Flags.BACKFILL) for bin_ in self.control.history(0, first - 1)]
-            self.life.frames[:0] = missed
+            missed = self.control.history(0, first - 1)
+            self.frames[:0] = [dataclasses.replace(bin_, flags=bin_.flags & ~Flags.BACKFILL) for bin_ in missed]
         self.ask_anchor()
 
     def come_and_go(self) -> None:
@@ -407,7 +408,7 @@ class Soak:
         return {
             "seconds": round(self.seconds(), 1),
             "bins": self.n_bins(),
-            "gaps": sum(frame.gap for life in self.lives for frame in life.frames),
+            "gaps": sum(int(life.gaps().sum()) for life in self.lives),
             "daemons": len(self.lives),
             "sources": len(self.logs),
             "faults": dict(self.done),
@@ -419,10 +420,6 @@ class Soak:
             },
             "problems": self.problems,
         }
-
-
-def _frame(m: wire.Latents, flags: int = -1) -> Frame:
-    return Frame(m.run, m.seq, m.bin, m.t_bin, m.t_in, m.t_out, int(m.flags) & flags, m.schema_id, m.payload)
 
 
 def main() -> int:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from soak_parts import BACKWARD, DUPLICATE, GOOD, HUGE, NAN
 from toy_bundle import Toy
 
-from rtdsae.wire import Flags
+from rtdsae.wire import Flags, Latents
 
 ARRAYS = ("counts", "factors", "z", "behaviour")  # what is published; the first is the bin itself
 
@@ -26,24 +26,6 @@ GROWTH_MB = 16.0
 LATE_S = 3.5  # a spike is not later than this: what holds up sources and the daemon is over by then
 LONG_S = 60.0  # from here on a daemon's memory and latency are compared between its thirds and halves
 RESET_BACK_S, RESET_AHEAD_S = 1.0, 60.0  # a stamp that is further off is a reset clock
-
-
-class Frame(NamedTuple):
-    """A bin as it was received."""
-
-    run: int
-    seq: int
-    bin: int
-    t_bin: float
-    t_in: float
-    t_out: float
-    flags: int
-    schema_id: int
-    payload: np.ndarray
-
-    @property
-    def gap(self) -> bool:
-        return bool(self.flags & Flags.GAP)
 
 
 @dataclass
@@ -62,7 +44,7 @@ class Life:
     until: int = -1
     told: int = -1
     killed: bool = False
-    frames: list[Frame] = field(default_factory=list)
+    frames: list[Latents] = field(default_factory=list)
     status: dict[str, Any] = field(default_factory=dict)
     memory: list[tuple[float, float]] = field(default_factory=list)
     dropped: list[tuple[int, int]] = field(default_factory=list)
@@ -71,6 +53,10 @@ class Life:
         """Takes in a status."""
         self.status = status
         self.dropped.append((status["bins"], status["late"] + status["partial"]))
+
+    def gaps(self) -> np.ndarray:
+        """Which of its bins are flagged as not observed."""
+        return np.array([bool(frame.flags & Flags.GAP) for frame in self.frames])
 
     def delays(self) -> np.ndarray:
         return np.array([f.t_out - f.t_in for f in self.frames])
@@ -96,7 +82,7 @@ class Check(abc.ABC):
         self.life, self.samples, self.rate, self.toys, self.problem = life, samples, rate, toys, problem
         self.frames, self.n_channels = life.frames, next(iter(toys.values())).n_channels
         self.counts = np.stack([frame.payload[: self.n_channels] for frame in self.frames])
-        self.observed = np.array([not frame.gap for frame in self.frames])
+        self.observed = ~life.gaps()
         self.here = slice(life.since, life.until)
         self.in_flight = round(IN_FLIGHT_S * rate * len(samples[self.here]) / max(1, len(self.frames))) + 1
         self.worst = 0.0
@@ -117,7 +103,7 @@ class Check(abc.ABC):
             if bool(f.flags & Flags.LATE) != (f.t_out > f.t_bin + 1 / self.rate) or f.t_in > f.t_out:
                 self.problem(f"bin {f.bin}: its times are wrong, or its late flag")
         if not self.life.killed:
-            gaps, status = sum(f.gap for f in frames), self.life.status
+            gaps, status = int((~self.observed).sum()), self.life.status
             if (status["gaps"], status["bins"]) != (gaps, len(frames)):
                 self.problem(f"{gaps} gaps in {len(frames)} bins, the status says {status}")
         if self.counts[~self.observed].any():
@@ -201,20 +187,18 @@ class RegularCheck(Check):
     def last_slots(self) -> np.ndarray:
         """At which of the slots each observed bin ends, by its time; -1 where there is none."""
         stamps, found, at = self.samples["stamp"][self.slots], [], 0
-        for frame in self.frames:
-            if not frame.gap:
-                off = np.abs(stamps[at : at + 100_000] - frame.t_bin)
-                near = np.flatnonzero(off < NEAR_S)
-                near = near[near < near[0] + 3 * self.k] if len(near) else near  # not of a clock that was set back
-                found.append(at + int(near[np.argmin(off[near])]) if len(near) else -1)
-                at = max(at, found[-1] + 1)
+        for frame in itertools.compress(self.frames, self.observed):
+            off = np.abs(stamps[at : at + 100_000] - frame.t_bin)
+            near = np.flatnonzero(off < NEAR_S)
+            near = near[near < near[0] + 3 * self.k] if len(near) else near  # not of a clock that was set back
+            found.append(at + int(near[np.argmin(off[near])]) if len(near) else -1)
+            at = max(at, found[-1] + 1)
         return np.array(found)
 
     def check_bins(self) -> None:
         k, samples, slots = self.k, self.samples, self.slots
         binned, previous = np.zeros(len(samples), bool), -1
-        observed = [frame for frame in self.frames if not frame.gap]
-        for frame, last in zip(observed, self.last_slots, strict=True):
+        for frame, last in zip(itertools.compress(self.frames, self.observed), self.last_slots, strict=True):
             own = slots[max(0, last - k + 1) : last + 1]
             if last < 0 or last - k < previous or (samples["kind"][own] != GOOD).any():
                 self.problem(f"bin {frame.bin} is flagged as observed, but {k} good samples were not pushed for it")
@@ -277,7 +261,7 @@ class RegularCheck(Check):
         """Which of these samples are in a bin that was published as a gap, by its time."""
         if self.k == 1:
             return np.zeros(len(some), bool)
-        ends = np.sort([frame.t_bin for frame in self.frames if frame.gap])
+        ends = np.sort([frame.t_bin for frame in itertools.compress(self.frames, ~self.observed)])
         if not len(ends):
             return np.zeros(len(some), bool)
         stamps = self.samples["stamp"][some]
