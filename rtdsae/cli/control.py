@@ -1,20 +1,14 @@
 """The verbs that deal with a daemon that runs: record, control, keys."""
 
-import contextlib
 import json
-import signal
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from tyro.conf import Positional, arg
 
 from rtdsae.errors import ConfigError
-
-if TYPE_CHECKING:
-    from rtdsae.record import Recorder
+from rtdsae.signals import caught
 
 __all__ = ["Ask", "Keys", "Record"]
 
@@ -60,25 +54,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             Control(self.control, timeout_s=RECORD_TIMEOUT_S, keys=self.keys) as control,
         ):
             recorder = Recorder(self.out, subscriber, control)
-            with _until_signalled(recorder):
+
+            def end(_: int) -> None:
+                recorder.should_exit = True  # what has come by then is still written
+
+            with caught(end):
                 recorder.run(self.seconds, self.count)
         print(f"recorded {recorder.bins} bins, {recorder.filled} of them from the daemon's history, none missing")
-
-
-@contextlib.contextmanager
-def _until_signalled(recorder: "Recorder") -> Iterator[None]:
-    """Ctrl-C and SIGTERM end a recording; what has come by then is still written."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        recorder.should_exit = True
-
-    caught = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, end) for number in caught]
-    try:
-        yield
-    finally:
-        for number, handler in zip(caught, before, strict=True):
-            signal.signal(number, handler)
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True):

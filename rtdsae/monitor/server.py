@@ -2,12 +2,9 @@
 
 import asyncio
 import contextlib
-import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
@@ -23,6 +20,7 @@ from rtdsae.monitor.feed import Feed
 from rtdsae.monitor.guard import HOSTS, SafeHeaders, same_origin
 from rtdsae.monitor.picture import Picture
 from rtdsae.monitor.view import MAX_MESSAGE, read
+from rtdsae.signals import caught
 
 __all__ = ["HOST", "Server"]
 
@@ -70,9 +68,13 @@ class Server:
             timeout_graceful_shutdown=END_S,
         )
         server = uvicorn.Server(config)
+
+        def end(_: int) -> None:
+            server.should_exit = True
+
         self._feed.start()
         try:
-            with _signals_end(server):
+            with caught(end):  # until uvicorn does so itself, and when it raises them once more after it has ended
                 server.run(sockets=[self._socket])
         finally:
             self._feed.close()
@@ -134,19 +136,3 @@ def _bind(port: int) -> socket.socket:
             f"cannot serve the page on {HOST}:{port}: {error.strerror}; choose another --port"
         ) from None
     return found
-
-
-@contextlib.contextmanager
-def _signals_end(server: uvicorn.Server) -> Iterator[None]:
-    """Until uvicorn catches SIGINT and SIGTERM itself, and when it raises them once more after it has ended."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        server.should_exit = True
-
-    caught = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, end) for number in caught]
-    try:
-        yield
-    finally:
-        for number, handler in zip(caught, before, strict=True):
-            signal.signal(number, handler)

@@ -9,9 +9,7 @@ import dataclasses
 import logging
 import secrets
 import signal
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 import pylsl
@@ -35,6 +33,7 @@ from rtdsae.serve.source import Lost, Source, Wanted
 from rtdsae.serve.systemd import Notifier
 from rtdsae.serve.trial import try_out
 from rtdsae.serve.wake import Wake
+from rtdsae.signals import caught
 from rtdsae.wire import Flags, Schema, encode_status
 
 __all__ = ["Daemon"]
@@ -75,7 +74,7 @@ class Daemon:
         Raises:
             RtdsaeError: it cannot start: the bundle, the endpoint, the stream or a setting is wrong.
         """
-        with self._signals(), contextlib.ExitStack() as self._open:
+        with caught(self._on_signal), contextlib.ExitStack() as self._open:
             if started := self._start():
                 self._main_loop()
             self._notifier.stopping()
@@ -300,16 +299,6 @@ class Daemon:
         self._housekeep()
         log.info("published %d bins", self._seq)
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        caught = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(number, self._on_signal) for number in caught]
-        try:
-            yield
-        finally:
-            for number, handler in zip(caught, before, strict=True):
-                signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int) -> None:
         self.force_exit = self.should_exit and number == signal.SIGINT
         self.should_exit = True

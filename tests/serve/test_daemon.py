@@ -19,6 +19,7 @@ from rtdsae.serve.decoder import Decoder
 from rtdsae.serve.engine import Engine
 from rtdsae.serve.search import find
 from rtdsae.serve.settings import Settings
+from rtdsae.signals import caught
 from rtdsae.wire import Flags
 
 ARRAYS = ("factors", "z", "behaviour")
@@ -317,7 +318,7 @@ def test_another_stream_in_place_of_the_lost_one_is_checked_and_the_right_one_wa
 
 def test_a_second_interrupt_forces(tmp_path):
     daemon = Daemon(Settings(bundle=tmp_path))
-    with daemon._signals():
+    with caught(daemon._on_signal):
         signal.raise_signal(signal.SIGINT)
         assert (daemon.should_exit, daemon.force_exit) == (True, False)
         signal.raise_signal(signal.SIGINT)
