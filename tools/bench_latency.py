@@ -240,7 +240,9 @@ def receive(
         if each_minute and now >= minute:
             each_minute(times[told:n])
             told, minute = n, minute + 60
-    took = times[n - 1, 3] - times[0, 3] if n > 1 else np.inf
+    if n < 2:
+        raise SystemExit(f"{name} published nothing: see what it said above")
+    took = times[n - 1, 3] - times[0, 3]
     return Frames(times[:n], (cpu_seconds(subject.pid) - used) / took)
 
 

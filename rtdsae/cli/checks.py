@@ -222,6 +222,8 @@ def real_time() -> Iterator[Check]:
     """Priority, memory, cores."""
     refusal = _in_thread(lambda: realtime.set_priority(PRIORITY))
     yield _asked("priority", f"SCHED_FIFO {PRIORITY} granted", refusal)
+    refusal = _in_thread(lambda: realtime.set_turn(realtime.TURN_NS))
+    yield _asked("short turns", f"{realtime.TURN_NS // 1000} µs granted", refusal)
     refusal = realtime.lock_memory()
     if not refusal:
         realtime.unlock_memory()

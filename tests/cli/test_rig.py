@@ -47,7 +47,17 @@ def test_the_doctor_tries_everything_and_ends_with_json():
     by_name = {check["what"]: check for check in found}
     for needed in ("liblsl", "LSL discovery", "onnxruntime", "provider cpu", "ZeroMQ", "LSL clock"):
         assert by_name[needed]["mark"] == "ok", by_name[needed]
-    for looked_at in ("CURVE keys", "port 5556", "port 5557", "priority", "memory lock", "cores", "governor", "sleeps"):
+    for looked_at in (
+        "CURVE keys",
+        "port 5556",
+        "port 5557",
+        "priority",
+        "short turns",
+        "memory lock",
+        "cores",
+        "governor",
+        "sleeps",
+    ):
         assert looked_at in by_name
 
 

@@ -10,23 +10,23 @@ import threading
 import pytest
 
 from rtdsae.errors import ConfigError
-from rtdsae.serve.realtime import RealTime, ordinary_thread, settle
+from rtdsae.serve.realtime import TURN_NS, RealTime, ordinary_thread, set_turn, settle
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's own")
 
 N_CORES = os.cpu_count()
 REPORT = """
 import getpass, json, logging, os, pwd, resource, sys, threading
-from rtdsae.serve.realtime import RealTime, ordinary_thread
+from rtdsae.serve.realtime import RealTime, ordinary_thread, turn
 
 def scheduling():
     return os.sched_getscheduler(0), os.sched_getparam(0).sched_priority, sorted(os.sched_getaffinity(0))
 
-seen = {}
+seen, turns = {}, {}
 def child(name, first=lambda: None):
     def run():
         first()
-        seen[name] = scheduling()
+        seen[name], turns[name] = scheduling(), turn()
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
@@ -40,11 +40,12 @@ if spec.pop("limited"):
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)
+before = turn()
 missing = RealTime(spec["priority"], tuple(spec["cpus"]), spec["lock_memory"]).apply()
 locked = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmLck")]
 child("inherits"), child("resets", ordinary_thread)
 print(json.dumps({"own": scheduling(), "missing": missing, "locked_kb": int(locked[0]), **seen,
-                  "switch_s": sys.getswitchinterval()}))
+                  "switch_s": sys.getswitchinterval(), "turns": {"before": before, "own": turn(), **turns}}))
 """
 
 
@@ -73,6 +74,14 @@ def may_be_real_time():
     return bool(allowed)
 
 
+def has_short_turns():
+    refusals = []
+    thread = threading.Thread(target=lambda: refusals.append(set_turn(TURN_NS)))
+    thread.start()
+    thread.join()
+    return refusals == [""]
+
+
 @pytest.mark.parametrize("priority", [0, -1, 100, 120])
 def test_a_priority_that_does_not_exist_is_refused(priority):
     with pytest.raises(ConfigError, match=f"priority {priority}: SCHED_FIFO has 1 to 99"):
@@ -93,6 +102,26 @@ def test_nothing_is_changed_that_was_not_asked_for():
     assert said["locked_kb"] == 0
     assert said["switch_s"] == pytest.approx(1e-4)
     assert log == ""
+
+
+@pytest.mark.skipif(not has_short_turns(), reason="this kernel, or its container, has no short turns")
+def test_turns_are_short_for_those_on_the_path_of_a_bin_and_the_kernels_own_for_others():
+    turns = report()[0]["turns"]
+    assert turns["own"] == turns["inherits"] == TURN_NS
+    assert turns["before"] == turns["resets"] > TURN_NS
+
+
+@pytest.mark.skipif(not has_short_turns(), reason="this kernel, or its container, has no short turns")
+def test_short_turns_keep_the_threads_nice_value():
+    def run():
+        os.setpriority(os.PRIO_PROCESS, 0, 7)  # of the calling thread, on Linux
+        seen.append((set_turn(TURN_NS), os.getpriority(os.PRIO_PROCESS, 0)))
+
+    seen = []
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [("", 7)]
 
 
 def test_cores_are_those_of_the_thread_and_of_those_that_it_starts():
