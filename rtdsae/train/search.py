@@ -308,7 +308,8 @@ def start_ray(wanted: Search, address: str | None) -> None:
                 socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
             ray.init(address, **quiet)
         except (OSError, RuntimeError, ValueError) as error:
-            raise TrainingError(f"no Ray cluster at {address}: {one_line(error)}; start one with ray start") from None
+            mend = "start one with ray start; if there is one that wants a token, begin this with RAY_AUTH_MODE=token"
+            raise TrainingError(f"no Ray cluster at {address}: {one_line(error)}; {mend}") from None
         return
     at_once = wanted.settings.concurrent
     cpus = None if at_once is None else at_once * wanted.base.fit.threads

@@ -12,6 +12,7 @@ import torch
 import yaml
 from msgspec import Meta, Struct
 
+from rtdsae import shipped
 from rtdsae.errors import ConfigError, did_you_mean, one_line
 from rtdsae.model.families import make_family
 from rtdsae.recordings import Recording
@@ -69,7 +70,7 @@ class SearchConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """A search, as its YAML file says it.
 
     Attributes:
-        base: the training configuration that the trials share, relative to the file.
+        base: the training configuration that the trials share, relative to the file, or the name of a shipped one.
         method: `pbt`, a population; `random`; or `tpe`, where each trial is proposed by those before it.
         trials: how many; of a population, its size.
         burn_in_epochs: epochs before the first generation.
@@ -158,11 +159,13 @@ def load_search(path: Path, data: tuple[str, ...] = ()) -> Search:
         settings = msgspec.convert(tree, SearchConfig, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {error}") from None
-    if not (path.parent / settings.base).is_file():
+    base_file = path.parent / settings.base
+    if not base_file.is_file() and not (base_file := shipped.config_file(Path(settings.base))).is_file():
         raise ConfigError(
-            f"{path}: base: no training config at {path.parent / settings.base}; it is relative to the file"
+            f"{path}: base: no training config at {path.parent / settings.base}, and none is shipped by that name; "
+            "it is relative to the file"
         )
-    base = load_config(path.parent / settings.base, (), data)
+    base = load_config(base_file, (), data)
     if not settings.space:
         raise ConfigError(f"{path}: space is empty: name at least one key, such as fit.learning_rate")
     axes = {key: axis(f"{path}: space.{key}", entry) for key, entry in settings.space.items()}

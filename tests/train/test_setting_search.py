@@ -3,16 +3,19 @@
 import json
 import random
 import signal
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from test_fit import recording
 
-from rtdsae import bundle, recordings
+from rtdsae import bundle, recordings, shipped
 from rtdsae.cli import main
 from rtdsae.errors import ConfigError
+from rtdsae.train.config import load_config
 from rtdsae.train.run import Run
 from rtdsae.train.space import explore, load_search
 
@@ -75,6 +78,11 @@ def test_a_search_that_is_not_there(here):
         load_search(here.relative_to(here) / "nowhere.yaml")
 
 
+def test_a_base_that_is_not_beside_the_search_is_the_shipped_one_of_that_name(here):
+    wanted = load_search(write(here, base="lfads.yaml"), ("wave.h5",))
+    assert wanted.base == load_config(shipped.config("lfads.yaml"), (), ("wave.h5",))
+
+
 def test_perturbed_values_stay_in_their_range(here):
     wanted = load_search(write(here, method="pbt"), ("wave.h5",))
     draw, values = random.Random(0), {"fit.learning_rate": 9e-3, "model.dropout": 0.55}
@@ -85,8 +93,6 @@ def test_perturbed_values_stay_in_their_range(here):
 
 
 def test_the_shipped_search_is_one():
-    from pathlib import Path
-
     wanted = load_search(Path(__file__).parents[2] / "configs" / "search_lfads.yaml", ("a.h5",))
     assert wanted.settings.method == "pbt"
     assert "fit.learning_rate" in wanted.axes
@@ -144,6 +150,37 @@ def test_a_search_that_was_interrupted_goes_on(here, method):
     if method == "random":  # the same trials by the same names
         after = {path.name: Run.open(path).info["search"][0] for path in (here / "out" / "trials").iterdir()}
         assert before.items() <= after.items()
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """A cluster's address: a head with no core for trials, and a node with one that has joined it, with a token."""
+    pytest.importorskip("ray", reason=RAY)
+    monkeypatch.setenv("HOME", str(tmp_path))  # Ray keeps the token there
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    ray = [str(Path(sys.executable).with_name("ray"))]
+    run = {"check": True, "capture_output": True, "timeout": 120, "text": True}
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    head = ["--head", "--include-dashboard=false", "--node-ip-address=127.0.0.1", f"--port={address[10:]}"]
+    try:
+        subprocess.run([*ray, "get-auth-token", "--generate"], **run)
+        subprocess.run([*ray, "start", *head, "--num-cpus=0"], **run)
+        subprocess.run([*ray, "start", "--address", address, "--num-cpus=1"], **run)
+        yield address
+    finally:
+        subprocess.run([*ray, "stop", "--force"], **run)
+
+
+@pytest.mark.slow
+def test_a_cluster_does_the_same(here, cluster):
+    write(here, method="pbt", trials=4, concurrent=4)
+    command = [sys.executable, "-m", "rtdsae", "search", "s.yaml", "--data", "wave.h5", "--out", "out"]
+    done = subprocess.run([*command, "--address", cluster], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "finished: 4 of 4 trials came to their end" in done.stdout
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "[::1]:1", "127.0.0.1:door"])
