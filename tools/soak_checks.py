@@ -23,7 +23,7 @@ NEAR_S = 1e-3  # between a bin's end and its sample, or a spike and a bin's edge
 IN_FLIGHT_S = 0.2  # of samples that a source, or of bins that a daemon, may take with it when it is killed
 RECONNECT_S = 3.0  # of bins that a subscriber may miss of a daemon that takes another one's place
 GROWTH_MB = 16.0
-LATE_S = 3.5  # a spike is not later than this: what holds up sources and the daemon is over by then
+LATE_S = 5.0  # a spike is not later than this: what holds up sources (for 3 s) and the daemon is over by then
 LONG_S = 60.0  # from here on a daemon's memory and latency are compared between its thirds and halves
 RESET_BACK_S, RESET_AHEAD_S = 1.0, 60.0  # a stamp that is further off is a reset clock
 
@@ -335,7 +335,11 @@ class EventsCheck(Check):
         surely, maybe = self.counted(spikes, sure, ends)
         undisturbed = self.undisturbed()[bins, None]
         for i in np.flatnonzero(((counts > maybe) | (undisturbed & (counts < surely))).any(axis=1))[:1]:
-            self.problem(f"bin {frames[i].bin} has {counts[i]}, but pushed were {surely[i]} to {maybe[i]}")
+            drops = [drop for drop in self.life.dropped if abs(drop[0] - bins.start - i) < 2 * LATE_S * self.rate]
+            self.problem(
+                f"bin {frames[i].bin} ({bins.start + i}th) has {counts[i]}, but pushed were {surely[i]} to {maybe[i]}; "
+                f"dropped about then, after so many bins: {drops}"
+            )
         return int(np.maximum(surely - counts, 0).sum())
 
     def undisturbed(self) -> np.ndarray:
