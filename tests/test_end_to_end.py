@@ -59,7 +59,10 @@ def start():
         process.communicate(timeout=20)
 
 
-@pytest.mark.parametrize("name", ["generated", "pursuit", pytest.param("center_out_stream", marks=pytest.mark.slow)])
+REAL = [pytest.param(name, marks=pytest.mark.slow) for name in ("pursuit", "center_out_stream")]
+
+
+@pytest.mark.parametrize("name", ["generated", *REAL])
 def test_what_is_streamed_is_what_was_trained(name, tmp_path, start):
     recording = generated() if name == "generated" else real_recording(name)
     recordings.save(recording, tmp_path / "recording.h5")

@@ -354,6 +354,7 @@ def test_evaluate_reports_scores_and_draws_figures(here, capsys):
     assert (session["channels"], session["neurons"]) == ([f"ch{i}" for i in seen], [f"ch{i}" for i in range(8)])
 
 
+@pytest.mark.slow
 def test_the_card_says_which_part_was_scored(here):
     for split, said in (("0.2", "on the test part"), ("0", "on the validation part, which also selected the epoch")):
         assert main(["train", "c.yaml", "--data", "wave.h5", "--out", f"r{split}", "--set", f"data.test={split}"]) == 0

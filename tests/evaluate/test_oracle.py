@@ -95,6 +95,7 @@ def test_the_sum_of_gaussians_comes_near_exact_inference():
     assert r2(true, oracle_rates(made, made.segments, S)).mean() > 0.97
 
 
+@pytest.mark.slow
 def test_more_particles_do_not_make_it_worse(lorenz):
     few, some, many = (scores(lorenz, oracle_rates(lorenz, lorenz.segments, S, n))[0] for n in (100, 1000, 5000))
     assert few < some < many + 0.01

@@ -147,6 +147,7 @@ def test_a_calibrated_session_is_explained_and_decoded_as_those_that_trained_the
     assert r2(actual, decoded).mean() == pytest.approx(made.r2_behaviour, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_session_without_common_conditions_begins_at_random_and_still_improves(home, tmp_path):
     """And on top of a calibration, with neurons that are held out."""
     _, _, _, made = home

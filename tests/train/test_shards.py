@@ -117,6 +117,7 @@ def test_a_loss_that_is_no_number_ends_all_with_one_line(data, tmp_path):
     assert (tmp_path / "run/failed.npz").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_begin_is_one_line_too(data, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/something").touch()
