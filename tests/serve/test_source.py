@@ -162,6 +162,7 @@ def test_the_clock_moves_no_further_than_a_measurement_proves(before, offset, un
     assert within(before, offset, uncertainty) == pytest.approx(after, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_the_offset_stays_while_the_source_is_held_up():
     """Probes that a stopped source answers late are off by up to 80 ms; here every probe of some rounds is one."""
     with LslSource(SAMPLES, 50.0) as stream:

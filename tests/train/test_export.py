@@ -195,6 +195,7 @@ def two(tmp_path_factory):
     return run, export(run, folder / "two")
 
 
+@pytest.mark.slow
 def test_a_run_of_two_sessions_exports_both(two):
     run, made = two
     m = made.manifest

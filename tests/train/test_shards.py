@@ -109,6 +109,7 @@ def test_ctrl_c_ends_all_processes_and_the_run_is_usable(data, tmp_path):
     assert Run.open(out).model()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_all_with_one_line(data, tmp_path):
     sets = {**SMALL, "fit.shards": 2, "fit.devices": 2, "fit.learning_rate": 1e30, "fit.clip_norm": 1e30}
     done = subprocess.run(command(data, tmp_path / "run", **sets), capture_output=True, text=True, timeout=120)
