@@ -1,8 +1,8 @@
-"""Asking the operating system for punctuality: priority, cores, memory; and the interpreter for its share.
+"""Asking the operating system for punctuality: priority, turns, cores, memory; and the interpreter for its share.
 
     rig = RealTime(priority=50, cpus=(2, 3), lock_memory=True)
     rig.apply()      # first of all, in the thread that will decode
-    ...              # sockets and streams, whose own threads inherit priority and cores
+    ...              # sockets and streams, whose own threads inherit priority, turns and cores
     settle()         # when everything is loaded, before the main loop
 
 Threads that are not on the path of a bin call `ordinary_thread()` first.

@@ -159,13 +159,7 @@ def load_search(path: Path, data: tuple[str, ...] = ()) -> Search:
         settings = msgspec.convert(tree, SearchConfig, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {error}") from None
-    base_file = path.parent / settings.base
-    if not base_file.is_file() and not (base_file := shipped.config_file(Path(settings.base))).is_file():
-        raise ConfigError(
-            f"{path}: base: no training config at {path.parent / settings.base}, and none is shipped by that name; "
-            "it is relative to the file"
-        )
-    base = load_config(base_file, (), data)
+    base = load_config(_base_file(path, settings.base), (), data)
     if not settings.space:
         raise ConfigError(f"{path}: space is empty: name at least one key, such as fit.learning_rate")
     axes = {key: axis(f"{path}: space.{key}", entry) for key, entry in settings.space.items()}
@@ -173,6 +167,21 @@ def load_search(path: Path, data: tuple[str, ...] = ()) -> Search:
     for key, wanted in axes.items():
         check(made, key, wanted)
     return made
+
+
+def _base_file(search: Path, base: str) -> Path:
+    """The file beside the search, or the shipped one of that name.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    beside = search.parent / base
+    if beside.is_file():
+        return beside
+    try:
+        return shipped.config(base)
+    except ConfigError as error:
+        raise ConfigError(f"{search}: base: no training config at {beside}, and {error}") from None
 
 
 def axis(source: str, entry: dict[str, Any]) -> Range | Choices:

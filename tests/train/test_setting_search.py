@@ -79,8 +79,12 @@ def test_a_search_that_is_not_there(here):
 
 
 def test_a_base_that_is_not_beside_the_search_is_the_shipped_one_of_that_name(here):
-    wanted = load_search(write(here, base="lfads.yaml"), ("wave.h5",))
+    (here / "apart").mkdir()
+    (here / "lfads.yaml").write_text(BASE)  # beside whoever runs it, not beside the search
+    wanted = load_search(write(here / "apart", base="lfads.yaml"), ("wave.h5",))
     assert wanted.base == load_config(shipped.config("lfads.yaml"), (), ("wave.h5",))
+    (here / "apart/lfads.yaml").write_text(BASE)
+    assert load_search(here / "apart/s.yaml", ("wave.h5",)).base == load_config(here / "c.yaml", (), ("wave.h5",))
 
 
 def test_perturbed_values_stay_in_their_range(here):
@@ -100,6 +104,7 @@ def test_the_shipped_search_is_one():
 
 # real ones ------------------------------------------------------------------------------------------------------------
 
+RAY_SESSIONS = Path("/tmp/ray")  # a folder for each Ray that was started on this computer
 RAY = "Ray is not installed: pip install '.[search]'"
 
 
@@ -178,9 +183,11 @@ def cluster(tmp_path, monkeypatch):
 def test_a_cluster_does_the_same(here, cluster):
     write(here, method="pbt", trials=4, concurrent=4)
     command = [sys.executable, "-m", "rtdsae", "search", "s.yaml", "--data", "wave.h5", "--out", "out"]
+    here_too = {path.name for path in RAY_SESSIONS.glob("session_*")}
     done = subprocess.run([*command, "--address", cluster], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "finished: 4 of 4 trials came to their end" in done.stdout
+    assert {path.name for path in RAY_SESSIONS.glob("session_*")} == here_too  # no Ray of its own was started
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "[::1]:1", "127.0.0.1:door"])
