@@ -256,6 +256,15 @@ class Soak:
         self.source = self.new_source(self.rng.choice("aaab"))
         self.flows()
 
+    def killed_unheard(self) -> None:
+        """The source is killed while the daemon does not look: what it had sent is lost, and has to be counted."""
+        self.daemon.send_signal(signal.SIGSTOP)
+        self.pump(0.7)
+        self.source.kill()
+        self.daemon.send_signal(signal.SIGCONT)
+        self.source = self.new_source("a")
+        self.flows()
+
     def impostor(self) -> None:
         """In place of the source comes one that does not fit, and has to be refused."""
         self.source.kill()
@@ -330,7 +339,7 @@ class Soak:
 
     FAULTS = (
         gap, nan, huge, duplicate, backward, reset, source_stopped, daemon_stopped, subscriber_stopped,
-        restart, impostor,
+        restart, killed_unheard, impostor,
         come_and_go, come_and_go, ask_status, ask_history, ask_anchor, ask_swap, ask_bad_swap, send_garbage,
     )  # fmt: skip
 

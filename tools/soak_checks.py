@@ -23,7 +23,7 @@ NEAR_S = 1e-3  # between a bin's end and its sample, or a spike and a bin's edge
 IN_FLIGHT_S = 0.2  # of samples that a source, or of bins that a daemon, may take with it when it is killed
 RECONNECT_S = 3.0  # of bins that a subscriber may miss of a daemon that takes another one's place
 GROWTH_MB = 16.0
-LATE_S = 5.0  # a spike is not later than this: what holds up sources (for 3 s) and the daemon is over by then
+LATE_S = 3.5  # a spike is not later than this: what holds up sources and the daemon is over by then
 LONG_S = 60.0  # from here on a daemon's memory and latency are compared between its thirds and halves
 RESET_BACK_S, RESET_AHEAD_S = 1.0, 60.0  # a stamp that is further off is a reset clock
 
@@ -52,7 +52,12 @@ class Life:
     def tell(self, status: dict[str, Any]) -> None:
         """Takes in a status."""
         self.status = status
-        self.dropped.append((status["bins"], status["late"] + status["partial"]))
+        self.dropped.append((status["bins"], dropped(status)))
+
+    @property
+    def unread(self) -> int:
+        """Samples that had arrived when a connection was lost, and were lost with it."""
+        return int(self.status["stream"]["unread"])
 
     def gaps(self) -> np.ndarray:
         """Which of its bins are flagged as not observed."""
@@ -60,6 +65,11 @@ class Life:
 
     def delays(self) -> np.ndarray:
         return np.array([f.t_out - f.t_in for f in self.frames])
+
+
+def dropped(status: dict[str, Any]) -> int:
+    """Good spikes that are in no bin: too late, cut off by a gap, or lost with a connection before they were read."""
+    return int(status["late"] + status["partial"] + status["stream"]["unread"])
 
 
 class Check(abc.ABC):
@@ -248,7 +258,7 @@ class RegularCheck(Check):
         for name, some, allowed in (
             ("amid", partial[~beside], 0),
             ("before", early, self.k if self.life.since < there[0] else self.in_flight),
-            ("after", after, self.in_flight),
+            ("after", after, self.in_flight + self.life.unread),
         ):
             if len(some) > allowed:
                 around = samples[["stamp", "kind"]][max(0, some[0] - 3) : some[0] + 4].tolist()
@@ -295,17 +305,18 @@ class EventsCheck(Check):
             self.problem(f"the bins' time jumps more often than the clock was reset, {back + ahead} times")
         bad = {name: int((samples["kind"] == kind).sum()) for name, kind in (("nan", NAN), ("overflow", HUGE))}
         self.check_counters(
-            {name: (n, n) for name, n in bad.items()} | {"resets": (back + ahead,) * 2, "duplicates": (0, 0)}
+            {name: (n - min(n, self.life.unread), n) for name, n in bad.items()}
+            | {"resets": (back + ahead,) * 2, "duplicates": (0, 0)}
         )
         if self.life.killed:
             return
-        dropped = self.life.status["late"] + self.life.status["partial"]
-        if missing > (explained := dropped - int((late & sure).sum())):
+        lost = dropped(self.life.status)
+        if missing > (explained := lost - int((late & sure).sum())):
             self.problem(f"{missing} spikes are missing in the bins of their time, counters explain {explained}")
         told, least, most = (
-            int(self.counts.sum()) + dropped,
+            int(self.counts.sum()) + lost,
             int(((good | late) & sure).sum()),
-            int((good | late).sum()),
+            int((good | late).sum()) + min(self.life.unread, int((~(good | late)).sum())),
         )
         if not least - outside <= told <= most:
             self.problem(f"{told} spikes are in bins or counters, pushed were {least} to {most}")

@@ -37,6 +37,7 @@ FIRST_CLOCK_S = 3.0  # to answer the first clock probe; the service's watchdog i
 CLOCK_PERIOD_S = 2.0
 CLOCK_ANSWER_S = 1.0
 LOST = -2  # LSL's error code
+NO_SAMPLE = -np.inf  # where LSL has put no stamp
 
 
 class Lost(StreamError):
@@ -179,13 +180,17 @@ class Source:
         """Takes `n` samples, or as many as come within `timeout_s`; says how many.
 
         Raises:
-            Lost: the stream is gone.
+            Lost: the stream is gone, and what this call took before it was has been given.
         """
         buffers = self._buffers.get(n) or self._buffers_for(n)
+        self._stamps.fill(NO_SAMPLE)
         values: int = lib.lsl_pull_chunk_f(*buffers, ctypes.c_double(timeout_s), self._error_at)
-        if self._error.value == LOST:
-            raise Lost(f"stream {self.source_id} is lost")
-        self.n_taken = values // self._values.shape[1]
+        if self._error.value == LOST:  # LSL does not say how many it took while it waited, but they are here
+            self.n_taken = int(np.count_nonzero(self._stamps != NO_SAMPLE))
+            if not self.n_taken:
+                raise Lost(f"stream {self.source_id} is lost")
+        else:
+            self.n_taken = values // self._values.shape[1]
         return self.n_taken
 
     def _buffers_for(self, n: int) -> tuple[object, ...]:

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import threading
 import time
 
 import numpy as np
@@ -56,6 +57,22 @@ def test_what_was_not_pulled_before_a_loss_is_counted(taken):
     with pytest.raises(Lost):
         source.pull(1, 1.0)
     assert source.unread() == 10 - taken
+    source.close()
+
+
+def test_what_came_while_a_pull_waited_for_more_is_taken_before_the_loss_is_told():
+    with LslSource(SAMPLES, 1000.0, pace=1000) as stream:
+        source = Source(find(f"source_id={stream.source_id}", 20), WANTED)  # 20 samples a bin
+        taken = []
+        thread = threading.Thread(target=lambda: taken.append(source.pull(20, 10.0)))
+        thread.start()
+        stream.wait_pushed()
+    thread.join(20)
+    assert taken == [10]
+    np.testing.assert_array_equal(source.taken()[0], SAMPLES)
+    with pytest.raises(Lost):
+        source.pull(20, 1.0)
+    assert source.unread() == 0
     source.close()
 
 
