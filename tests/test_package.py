@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import pkgutil
 import re
 import subprocess
@@ -23,6 +24,16 @@ def loaded_by(statement: str) -> set[str]:
 
 def test_import_rtdsae_is_free():
     assert loaded_by("import rtdsae").isdisjoint({"numpy", "zmq", "msgspec", "torch", "tyro"})
+
+
+def test_a_model_leaves_no_trace_for_onnx_runtimes_maker(tmp_path):
+    """Its telemetry keeps a device id and what is still to be sent in the home folder, but not where CI is set."""
+    bundle = ROOT / "models" / "lfads_lorenz"
+    code = f"from rtdsae import bundle; from rtdsae.serve.engine import Engine; Engine(bundle.load({str(bundle)!r}))"
+    left_out = ("CI", "GITHUB_ACTIONS", "XDG_CACHE_HOME")
+    env = {k: v for k, v in os.environ.items() if k not in left_out and not k.startswith("ORT_")}
+    subprocess.run([sys.executable, "-c", code], env=env | {"HOME": str(tmp_path)}, check=True)
+    assert not list(tmp_path.rglob("*"))
 
 
 @pytest.mark.parametrize("module", ["rtdsae.client", "rtdsae.serve.daemon", "rtdsae.play", "rtdsae.recordings"])
