@@ -15,7 +15,7 @@ __all__ = ["Anchoring", "Model", "Settings", "WakeMode", "load_settings"]
 
 Anchoring = Literal["once", "every", "lanes"]
 WakeMode = Literal["warm", "poll", "off"]
-Match = Literal["name", "count"]
+Match = Literal["name", "subset", "count"]
 Reduce = Literal["sum", "mean"]
 Seconds = Annotated[float, Meta(ge=0)]
 
@@ -49,7 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     input: Kind | None = None
     """What the stream's samples are: counts, samples or events; None to tell by its rate."""
     match: Match = "name"
-    """Whether its channels are the model's by name, where both have names, or by number alone."""
+    """Whether its channels are the model's by name, where both have names; by name, among others; or by number."""
     reduce: Reduce = "sum"
     """A bin of several samples is their sum or their mean."""
     lateness_s: Annotated[float, Meta(ge=0, le=1)] = 0.002

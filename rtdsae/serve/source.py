@@ -52,13 +52,14 @@ class Wanted:
         channels: the model's channel labels.
         bin_width_s: of the model.
         kind: what its samples are, where the user says so.
-        match: how its channels are the model's: by name where both have names, or by their number alone.
+        match: how its channels are the model's: by name where both have names; by name, and it may have others
+            beside (`subset`); or by their number alone.
     """
 
     channels: Sequence[str]
     bin_width_s: float
     kind: Kind | None = None
-    match: Literal["name", "count"] = "name"
+    match: Literal["name", "subset", "count"] = "name"
 
     def check(self, info: pylsl.StreamInfo) -> tuple[Kind, int]:
         """What the stream's samples are, and how many make a bin (0 for events).
@@ -74,11 +75,13 @@ class Wanted:
         except BinError as error:
             raise StreamError(f"{where}: {error}") from error
         if kind == "events":
+            if self.match == "subset":
+                raise StreamError(f"{where} has spikes, whose channels are numbers: match=subset needs names")
             return kind, k
-        if info.channel_count() != len(self.channels):
-            raise StreamError(
-                f"{where} has {info.channel_count()} channels, the model was trained on {len(self.channels)}"
-            )
+        n, expected = info.channel_count(), len(self.channels)
+        if n < expected or (n > expected and self.match != "subset"):
+            cure = "; if these are among them by name, say match=subset" if n > expected else ""
+            raise StreamError(f"{where} has {n} channels, the model was trained on {expected}{cure}")
         if k > MAX_PULL:
             raise StreamError(f"{where} makes a bin of {k} samples, more than {MAX_PULL}: send it at a lower rate")
         return kind, k
@@ -89,9 +92,11 @@ class Wanted:
         Labels that were only made up (`ch0`, `ch1`, ...) name nothing: then the channels are told by their number.
 
         Raises:
-            StreamError: both have names, and they are not the same.
+            StreamError: both have names, and they are not the same; or some of a subset's are not there, or twice.
         """
         names, channels = [str(label) for label in labels or ()], list(self.channels)
+        if self.match == "subset":
+            return self._among(names, where)
         if not labels or names == channels or self.match == "count":
             return None
         if sorted(names) == sorted(channels) and len(set(names)) == len(names):
@@ -106,6 +111,16 @@ class Wanted:
             f"{said}: {len(set(names) & set(channels))} of the model's {len(channels)} channels are there by name; "
             "if they are the same under other names and in this order, say match=count"
         )
+
+    def _among(self, names: list[str], where: str) -> NDArray[np.intp]:
+        for channel in self.channels:
+            if (n := names.count(channel)) != 1:
+                found = f"has {n} channels of the name" if n else "has no channel"
+                raise StreamError(
+                    f"{where} {found} {channel}: match=subset needs each of the model's once, by its name"
+                )
+        log.info("%s has %d channels: the model's %d are taken by name", where, len(names), len(self.channels))
+        return np.array([names.index(channel) for channel in self.channels])
 
 
 def _made_up(labels: Sequence[str]) -> bool:
@@ -159,7 +174,9 @@ class Source:
     def _open(self, wanted: Wanted, unknown_clock: bool) -> None:
         labels = self._inlet.info(OPEN_S).get_channel_labels()
         self._order = None if self.kind == "events" else wanted.order(labels, f"stream {self.source_id}")
-        self._ordered = self._values if self._order is None else np.zeros_like(self._values)
+        self._ordered = (
+            self._values if self._order is None else np.zeros((len(self._values), len(self._order)), np.float32)
+        )
         if unknown_clock:
             try:
                 self.clock_offset_s = self._inlet.time_correction(FIRST_CLOCK_S)

@@ -107,6 +107,30 @@ def test_channels_in_another_order_are_put_in_the_models(caplog):
     assert caplog.text.count("in another order: put in order here") == 1
 
 
+def test_the_models_channels_are_taken_by_name_out_of_more(caplog):
+    caplog.set_level(logging.INFO)
+    wanted = Wanted(("ch3", "ch0"), 0.02, match="subset")
+    with LslSource(SAMPLES, 50.0, pace=500, labels=CHANNELS) as stream:
+        source = Source(find(f"source_id={stream.source_id}", 20), wanted)
+        np.testing.assert_array_equal(pulled(source, 10)[0], SAMPLES[:, [3, 0]])
+        source.close()
+    assert "has 4 channels: the model's 2 are taken by name" in caplog.text
+
+
+def test_a_subset_needs_each_of_its_channels_once():
+    wanted = Wanted(("a", "b"), 0.02, match="subset")
+    np.testing.assert_array_equal(wanted.order(["x", "b", "x", "a"], "rig1"), [3, 1])
+    np.testing.assert_array_equal(wanted.order(["a", "b"], "rig1"), [0, 1])
+    with pytest.raises(StreamError, match="rig1 has no channel b: match=subset needs each of the model's once"):
+        wanted.order(["a", "x", "y"], "rig1")
+    with pytest.raises(StreamError, match="rig1 has 2 channels of the name a"):
+        wanted.order(["a", "a", "b"], "rig1")
+    with pytest.raises(StreamError, match="rig1 has no channel a"):
+        wanted.order(None, "rig1")
+    with pytest.raises(StreamError, match="rig1 has spikes, whose channels are numbers: match=subset needs names"):
+        wanted.check(info(rate=0.0))
+
+
 def test_a_source_that_dies_is_lost_at_once():
     with LslSource(SAMPLES, 50.0, pace=500) as stream:
         source = Source(find(f"source_id={stream.source_id}", 20), WANTED)
@@ -123,7 +147,8 @@ def info(n_channels=4, rate=50.0, sample_format="float32"):
 @pytest.mark.parametrize(
     ("stream", "message"),
     [
-        (info(n_channels=3), "stream rig1 has 3 channels, the model was trained on 4"),
+        (info(n_channels=3), "stream rig1 has 3 channels, the model was trained on 4$"),
+        (info(n_channels=5), "stream rig1 has 5 channels, the model was trained on 4; .* say match=subset"),
         (info(n_channels=3, rate=1000.0), "stream rig1 has 3 channels, the model was trained on 4"),
         (info(sample_format="string"), "stream rig1 has string samples"),
         (info(rate=60.0), r"stream rig1: .*60.*50"),
