@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
+from rtdsae.cli.arguments import unset
 from rtdsae.errors import ConfigError
 from rtdsae.signals import caught
 
@@ -15,7 +16,7 @@ __all__ = ["Ask", "Keys", "Record"]
 ENDPOINT, CONTROL = "tcp://127.0.0.1:5556", "tcp://127.0.0.1:5557"  # the clients' defaults too
 RECORD_TIMEOUT_S = 1.0  # for a reply: bins wait meanwhile
 
-KeysFolder = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: none)")]
+KeysFolder = Annotated[Path | None, unset("FOLDER")]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,9 +30,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Where it takes requests (its --control): without it what was missed stays missing."""
     keys: KeysFolder = None
     """This client's keys: FOLDER/carry/NAME of rtdsae keys."""
-    seconds: Annotated[float | None, arg(metavar="SECONDS", help_behavior_hint="(default: until Ctrl-C)")] = None
+    seconds: Annotated[float | None, unset("SECONDS", "until Ctrl-C")] = None
     """How long to record, from the first bin on."""
-    count: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: until Ctrl-C)")] = None
+    count: Annotated[int | None, unset("N", "until Ctrl-C")] = None
     """Stop after so many bins."""
     timeout: float = 10.0
     """Seconds to wait for the first bin; later, silence is waited out."""
@@ -68,9 +69,9 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
     request: Positional[Literal["status", "schema", "anchor", "swap", "stop"]]
     """What: its counters, what is published, to anchor anew, to swap its bundle, to stop."""
-    bundle: Annotated[Positional[Path | None], arg(metavar="[BUNDLE]", help_behavior_hint="")] = None
+    bundle: Annotated[Positional[Path | None], unset("[BUNDLE]")] = None
     """Swap only: the folder of the new bundle, on the daemon's computer."""
-    session: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    session: Annotated[str | None, unset("NAME")] = None
     """Swap only: which of the bundle's sessions."""
     endpoint: str = CONTROL
     """Where the daemon takes requests."""
@@ -108,9 +109,7 @@ class Keys(msgspec.Struct, frozen=True, kw_only=True):
 
     folder: Positional[Path]
     """Folder of the keys; further clients may be added to it later."""
-    client: Annotated[list[str], arg(metavar="NAME", help_behavior_hint="(default: client)")] = msgspec.field(
-        default_factory=list
-    )
+    client: Annotated[list[str], unset("NAME", "client")] = msgspec.field(default_factory=list)
     """Name of a client; may be given several times."""
 
     def run(self) -> None:

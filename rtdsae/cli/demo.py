@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
-from tyro.conf import arg
 
 from rtdsae import shipped
+from rtdsae.cli.arguments import unset
 
 if TYPE_CHECKING:
     from rtdsae.recordings import Recording
@@ -33,13 +33,13 @@ SOURCE_ID = f"rtdsae-demo-{os.getpid()}"
 class Demo(msgspec.Struct, frozen=True, kw_only=True):
     """The whole path, live: generate or read, train, export, simulate + serve + subscribe; a table and a picture."""
 
-    data: Path | None = None
-    """Your recording, any file that `rtdsae train` reads, instead of generated neurons."""
-    config: Annotated[Path | None, arg(help_behavior_hint="(default: lorenz.yaml; lfads.yaml with --data)")] = None
+    data: Annotated[Path | None, unset("RECORDING", "generated neurons")] = None
+    """Your recording, any file that `rtdsae train` reads."""
+    config: Annotated[Path | None, unset("YAML", "lorenz.yaml; lfads.yaml with --data")] = None
     """YAML config."""
     seconds: float = 60.0
     """How much to stream live."""
-    epochs: Annotated[int | None, arg(help_behavior_hint="(default: as the config says)")] = None
+    epochs: Annotated[int | None, unset("N", "as the config says")] = None
     """Fewer epochs, for a quicker look."""
     out: Path = Path("out/demo")
     """Where everything goes."""

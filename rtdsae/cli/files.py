@@ -5,20 +5,17 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
+from rtdsae.cli.arguments import unset
 from rtdsae.errors import ConfigError
 
 __all__ = ["Convert"]
 
 WRITTEN = (".h5", ".hdf5", ".npz")
-
-
-def _unset(metavar: str, default: str = "") -> Any:
-    return arg(metavar=metavar, help_behavior_hint=f"(default: {default})" if default else "")
 
 
 class Convert(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,17 +26,17 @@ class Convert(msgspec.Struct, frozen=True, kw_only=True):
 
     file: Positional[Path]
     """The recording; a folder for Open Ephys and Neuralynx."""
-    out: Annotated[Positional[Path | None], _unset("OUT", "only the summary")] = None
+    out: Annotated[Positional[Path | None], unset("[OUT]", "only the summary")] = None
     """HDF5 to write, or npz where the name ends so."""
-    bin_width: Annotated[float | None, _unset("SECONDS", "the file's")] = None
+    bin_width: Annotated[float | None, unset("SECONDS", "the file's")] = None
     """Of a bin: spikes are binned so, finer bins are added up."""
-    behaviour: Annotated[str | None, _unset("NAME", "where there is one")] = None
+    behaviour: Annotated[str | None, unset("NAME", "where there is one")] = None
     """NWB series, XDF stream or MATLAB fields; none for none."""
-    condition: Annotated[str | None, _unset("NAME", "where one is named so")] = None
+    condition: Annotated[str | None, unset("NAME", "where one is named so")] = None
     """NWB's column of the trials, or MATLAB's field; none for none."""
-    stream: Annotated[str | None, _unset("QUERY", "the one of type Spikes")] = None
+    stream: Annotated[str | None, unset("QUERY", "the one of type Spikes")] = None
     """XDF's neural stream: name=..., type=..., source_id=..."""
-    session: Annotated[str | None, _unset("NAME", "the file's")] = None
+    session: Annotated[str | None, unset("NAME", "the file's")] = None
     """A name for the session."""
     overwrite: bool = False
     """Replace OUT where it is there."""

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import numpy as np
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from rtdsae import shipped
 from rtdsae.bins import Kind
+from rtdsae.cli.arguments import unset
 from rtdsae.errors import ConfigError
 from rtdsae.serve.settings import Anchoring, WakeMode
 
@@ -25,49 +26,44 @@ __all__ = ["Listen", "Replay", "Serve", "Simulate"]
 ENDPOINT = "tcp://127.0.0.1:5556"  # the subscriber's default too
 
 
-def _unset(metavar: str, default: str = "") -> Any:
-    """A flag that is None unless given: then the config or the default counts."""
-    return arg(metavar=metavar, help_behavior_hint=f"(default: {default})" if default else "")
-
-
 class Serve(msgspec.Struct, frozen=True, kw_only=True):
     """Decode an LSL stream with a bundle, and publish each bin's latents over ZeroMQ."""
 
-    bundle: Annotated[Positional[Path | None], _unset("BUNDLE")] = None
+    bundle: Annotated[Positional[Path | None], unset("[BUNDLE]")] = None
     """Folder of the bundle, or the name of a shipped one; without it, those are listed."""
-    config: Annotated[Path | None, _unset("YAML")] = None
+    config: Annotated[Path | None, unset("YAML")] = None
     """More settings, and these: see configs/daemon.yaml."""
-    set: Annotated[list[str], arg(metavar="KEY=VALUE", help_behavior_hint="")] = msgspec.field(default_factory=list)
+    set: Annotated[list[str], unset("KEY=VALUE")] = msgspec.field(default_factory=list)
     """One of those, like timeout_s=30 or model.forecast_bins=5."""
-    session: Annotated[str | None, _unset("NAME")] = None
+    session: Annotated[str | None, unset("NAME")] = None
     """Which session's neurons, where the bundle has several."""
-    stream: Annotated[str | None, _unset("QUERY", "type=Spikes")] = None
+    stream: Annotated[str | None, unset("QUERY", "type=Spikes")] = None
     """source_id=... or name=... or XPath."""
-    input: Annotated[Kind | None, _unset("KIND", "by its rate")] = None
+    input: Annotated[Kind | None, unset("KIND", "by its rate")] = None
     """counts, samples or events."""
-    pub: Annotated[str | None, _unset("ENDPOINT", ENDPOINT)] = None
+    pub: Annotated[str | None, unset("ENDPOINT", ENDPOINT)] = None
     """Where to publish."""
-    control: Annotated[str | None, _unset("ENDPOINT")] = None
+    control: Annotated[str | None, unset("ENDPOINT")] = None
     """Where to take requests, like tcp://127.0.0.1:5557."""
-    keys: Annotated[Path | None, _unset("FOLDER")] = None
+    keys: Annotated[Path | None, unset("FOLDER")] = None
     """CURVE keys that `rtdsae keys` made: only known clients."""
-    publish: Annotated[str | None, _unset("A,B", "factors,z,behaviour")] = None
+    publish: Annotated[str | None, unset("A,B", "factors,z,behaviour")] = None
     """Arrays: also f, rates, counts, forecast."""
-    anchor: Annotated[Anchoring | None, _unset("HOW", "as the bundle was made")] = None
+    anchor: Annotated[Anchoring | None, unset("HOW", "as the bundle was made")] = None
     """once, every (R bins) or lanes (blended)."""
-    lsl_out: Annotated[str | None, _unset("NAME")] = None
+    lsl_out: Annotated[str | None, unset("NAME")] = None
     """Publish as an LSL stream of this name too."""
-    timeout: Annotated[float | None, _unset("SECONDS", "10")] = None
+    timeout: Annotated[float | None, unset("SECONDS", "10")] = None
     """To wait for the stream."""
-    provider: Annotated[str | None, _unset("NAME", "cpu")] = None
+    provider: Annotated[str | None, unset("NAME", "cpu")] = None
     """Of ONNX Runtime: cpu, cuda, ..."""
-    wake: Annotated[WakeMode | None, _unset("HOW", "warm")] = None
+    wake: Annotated[WakeMode | None, unset("HOW", "warm")] = None
     """Before each sample: warm, poll or off."""
-    metrics: Annotated[str | None, _unset("HOST:PORT")] = None
+    metrics: Annotated[str | None, unset("HOST:PORT")] = None
     """Serve Prometheus metrics there, like 127.0.0.1:9464."""
-    priority: Annotated[int | None, _unset("N")] = None
+    priority: Annotated[int | None, unset("N")] = None
     """Real-time priority of the decoding, 1 to 99."""
-    cpu: Annotated[str | None, _unset("LIST")] = None
+    cpu: Annotated[str | None, unset("LIST")] = None
     """Cores to run on, like 2,3."""
 
     def run(self) -> None:
@@ -121,15 +117,15 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
 
     endpoint: Positional[str] = ENDPOINT
     """Where it publishes."""
-    count: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: never)")] = None
+    count: Annotated[int | None, unset("N", "never")] = None
     """Stop after so many bins."""
-    arrays: Annotated[str, arg(help_behavior_hint="(default: all that are published)")] = ""
+    arrays: Annotated[str, unset("A,B", "all that are published")] = ""
     """Which arrays to print, with commas."""
     json: bool = False
     """One JSON object a line, with every value."""
     timeout: float = 10.0
     """Seconds without a bin after which to give up."""
-    keys: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: none)")] = None
+    keys: Annotated[Path | None, unset("FOLDER")] = None
     """This client's keys: FOLDER/carry/NAME of rtdsae keys."""
 
     def run(self) -> None:
@@ -156,11 +152,11 @@ class Simulate(msgspec.Struct, frozen=True, kw_only=True):
     """What drives the neurons."""
     seconds: float = 60.0
     """How much to simulate; then the stream ends, unless --loop."""
-    seed: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: 5 for rnn, else 0)")] = None
+    seed: Annotated[int | None, unset("N", "5 for rnn, else 0")] = None
     """Another seed, other neurons."""
     take: int = 1
     """Another take, other activity of the same neurons; the recordings to train on are take 0."""
-    neurons: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: lorenz 30, rnn 50, reach 40)")] = None
+    neurons: Annotated[int | None, unset("N", "lorenz 30, rnn 50, reach 40")] = None
     """How many neurons."""
     source_id: str = "rtdsae-simulate"
     """By which a decoder finds the stream; the true rates have the same with -truth."""
@@ -192,9 +188,9 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """The recording."""
     original: bool = False
     """As it was sent: an XDF stream's samples, or spikes, with jitter and gaps."""
-    bin_width: Annotated[float | None, _unset("SECONDS", "the file's")] = None
+    bin_width: Annotated[float | None, unset("SECONDS", "the file's")] = None
     """Of a bin: spikes are binned so, finer bins are added up."""
-    stream: Annotated[str | None, _unset("QUERY", "the one of type Spikes")] = None
+    stream: Annotated[str | None, unset("QUERY", "the one of type Spikes")] = None
     """XDF's neural stream: name=..., type=..., source_id=..."""
     split: Literal["train", "valid", "test", "all"] = "all"
     """Play only this part; a file that names no splits is split as training does by default."""

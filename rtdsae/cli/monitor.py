@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 from tyro.conf import arg
 
+from rtdsae.cli.arguments import unset
 from rtdsae.errors import ConfigError
 
 __all__ = ["Monitor"]
@@ -23,7 +24,7 @@ class Monitor(msgspec.Struct, frozen=True, kw_only=True):
     """Where the daemon publishes; it need not be there yet."""
     port: int = PORT
     """Of the page, on 127.0.0.1; 0 for any that is free."""
-    keys: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: none)")] = None
+    keys: Annotated[Path | None, unset("FOLDER")] = None
     """This client's keys: FOLDER/carry/NAME of rtdsae keys."""
 
     def run(self) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from rtdsae import shipped
+from rtdsae.cli.arguments import unset
 from rtdsae.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,14 +28,14 @@ __all__ = ["Calibrate", "Evaluate", "Export", "Inspect", "Runs", "Train"]
 class Train(msgspec.Struct, frozen=True, kw_only=True):
     """Train a model on a recording; Ctrl-C keeps what was reached."""
 
-    config: Positional[Path | None] = None
-    """YAML file, such as configs/lfads.yaml (default: chosen from the recording, and said)."""
-    data: tuple[str, ...] = ()
-    """Recording to train on, in place of the config's data.path; repeat it for several sessions."""
-    out: Path | None = None
-    """Run directory to make (default: out/runs/<config>-<recording>)."""
-    set: tuple[str, ...] = ()
-    """section.key=value, in place of the config's value; repeat it for several."""
+    config: Annotated[Positional[Path | None], unset("[CONFIG]", "chosen from the recording, and said")] = None
+    """YAML file, such as configs/lfads.yaml."""
+    data: Annotated[tuple[str, ...], unset("RECORDING", "the config's data.path")] = ()
+    """Recording to train on; repeat it for several sessions."""
+    out: Annotated[Path | None, unset("FOLDER", "out/runs/<config>-<recording>")] = None
+    """Run directory to make."""
+    set: Annotated[tuple[str, ...], unset("KEY=VALUE")] = ()
+    """Like fit.epochs=50, in place of the config's value; repeat it for several."""
     resume: bool = False
     """Go on with the run in --out from its last finished epoch."""
 
@@ -114,11 +115,11 @@ class Evaluate(msgspec.Struct, frozen=True, kw_only=True):
 
     path: Positional[Path]
     """Run directory."""
-    data: Path | None = None
-    """Another recording of the same neurons, scored whole (default: the run's own test part, or else validation)."""
-    session: str | None = None
-    """Score this session alone (default: all that the run has)."""
-    against: Path | None = None
+    data: Annotated[Path | None, unset("RECORDING", "the run's own test part, or else validation")] = None
+    """Another recording of the same neurons, scored whole."""
+    session: Annotated[str | None, unset("NAME", "all that the run has")] = None
+    """Score this session alone."""
+    against: Annotated[Path | None, unset("RUN")] = None
     """Another run on the same data, such as the acausal reference: the price of causality."""
     json: bool = False
     """Print the scores as one JSON object on the last line."""
@@ -151,7 +152,7 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     """Run directory."""
     out: Path
     """Folder of the bundle; its name becomes the bundle's."""
-    lanes: Annotated[int | None, arg(help_behavior_hint="(default: window.lanes of the run)")] = None
+    lanes: Annotated[int | None, unset("N", "window.lanes of the run")] = None
     """Copies of the model that take turns at being anchored; 1 runs on from one anchor."""
     overwrite: bool = False
     """Replace a bundle that is there."""
@@ -179,10 +180,10 @@ class Calibrate(msgspec.Struct, frozen=True, kw_only=True):
     """Recording of the new session."""
     out: Path
     """Folder of the new bundle, which has the old sessions too."""
-    session: str = ""
-    """Name of the new session (default: the recording's own, or its file's)."""
-    set: tuple[str, ...] = ()
-    """section.key=value of fit, data or objective, in place of the model's; repeat it for several."""
+    session: Annotated[str, unset("NAME", "the recording's own, or its file's")] = ""
+    """Name of the new session."""
+    set: Annotated[tuple[str, ...], unset("KEY=VALUE")] = ()
+    """Of fit, data or objective, in place of the model's; repeat it for several."""
     overwrite: bool = False
     """Replace a bundle that is at --out."""
 

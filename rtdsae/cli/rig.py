@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
+from rtdsae.cli.arguments import unset
 from rtdsae.errors import ConfigError, EndpointError
 
 if TYPE_CHECKING:
@@ -63,11 +64,11 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     """Folder of the bundle, or the name of a shipped one."""
     seconds: float = 20.0
     """How long to measure; for p99.9 some 1000 bins at least."""
-    session: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    session: Annotated[str | None, unset("NAME")] = None
     """Which session's neurons, where the bundle has several."""
     provider: str = "cpu"
     """Of ONNX Runtime: cpu, cuda, ..."""
-    set: Annotated[list[str], arg(metavar="KEY=VALUE", help_behavior_hint="")] = msgspec.field(default_factory=list)
+    set: Annotated[list[str], unset("KEY=VALUE")] = msgspec.field(default_factory=list)
     """A setting of the daemon, as for rtdsae serve: priority=50, cpus=[1], wake=poll."""
 
     def run(self) -> None:

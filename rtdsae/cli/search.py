@@ -5,12 +5,13 @@ import shlex
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import msgspec
 from tyro.conf import Positional
 
 from rtdsae import shipped
+from rtdsae.cli.arguments import unset
 from rtdsae.errors import ConfigError, ExportError
 
 if TYPE_CHECKING:
@@ -26,14 +27,14 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
 
     config: Positional[Path]
     """YAML file of the search, such as configs/search_lfads.yaml."""
-    data: tuple[str, ...] = ()
-    """Recording to train on, in place of the base's data.path; repeat it for several sessions."""
-    out: Path | None = None
-    """Folder to make, or to go on with (default: out/searches/<config>-<recording>)."""
-    export: Path | None = None
+    data: Annotated[tuple[str, ...], unset("RECORDING", "the base's data.path")] = ()
+    """Recording to train on; repeat it for several sessions."""
+    out: Annotated[Path | None, unset("FOLDER", "out/searches/<config>-<recording>")] = None
+    """Folder to make, or to go on with."""
+    export: Annotated[Path | None, unset("FOLDER")] = None
     """Folder of a bundle to write of the best run; its name becomes the bundle's."""
-    address: str | None = None
-    """Ray cluster to run on, such as 10.0.0.1:6379 or auto (default: this computer); all of it has to see --out."""
+    address: Annotated[str | None, unset("HOST:PORT", "this computer")] = None
+    """Ray cluster to run on, such as 10.0.0.1:6379 or auto; all of it has to see --out."""
 
     def run(self) -> None:
         """Searches, and says where the best run is."""
