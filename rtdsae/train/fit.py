@@ -125,6 +125,7 @@ def train(
     adversary = make_adversary(config, fabric.device)
     average = Averaged(family)
     standing = restore(run, family, average, optimizer, adversary) if resume else Standing()
+    run.info["epochs_done"] = standing.epoch + 1
     epochs = run_epochs(fabric, loss, family, average, optimizer, sessions, config, standing, adversary)
     if not fabric.is_global_zero:
         follow(epochs)
@@ -138,12 +139,12 @@ def train(
         for metrics, improved in epochs:
             epoch = standing.epoch
             if improved:
-                best = {"model": average.module.state_dict(), "epoch": epoch, "finished": False}
-                run.save_checkpoint("best.pt", best)
+                best = {"model": average.module.state_dict(), "epoch": epoch, "score": standing.best}
+                run.save_checkpoint("best.pt", best | {"finished": False})
             run.append_metrics({"epoch": epoch, **metrics})
             run.save_checkpoint("last.pt", snapshot(family, average, optimizer, standing, adversary))
             fabric.log_dict(metrics, step=epoch)
-            run.info["seconds"] = round(time.monotonic() - begun, 3)
+            run.info |= {"seconds": round(time.monotonic() - begun, 3), "epochs_done": epoch + 1}
             report(Progress(epoch, fit.epochs, metrics, standing.best_epoch))
         run.info["state"] = "finished"
     except KeyboardInterrupt:
@@ -152,15 +153,15 @@ def train(
         batch = sessions[error.session].tensors.windows_at(error.first, s + r)
         run.save_failed(error.session, error.first, batch.counts, batch.u)
         run.info["state"] = "failed"
-        finish(run, sessions, standing, s + r)
+        finish(run, sessions, s + r)
         raise TrainingError(f"{error}; the batch is in {run.path / FAILED}") from None
     except TrainingError:
         run.info["state"] = "failed"
-        finish(run, sessions, standing, s + r)
+        finish(run, sessions, s + r)
         raise
     finally:
         gc.unfreeze()
-    finish(run, sessions, standing, s + r)
+    finish(run, sessions, s + r)
     return run
 
 
@@ -461,17 +462,17 @@ def restore(
     return Standing(**last["standing"])
 
 
-def finish(run: Run, sessions: list[SessionWindows], standing: Standing, min_bins: int) -> None:
-    """Fit the behaviour read-out on the best weights, and say in run.json how the run ended."""
+def finish(run: Run, sessions: list[SessionWindows], min_bins: int) -> None:
+    """Fit the behaviour read-out on the best weights; say in run.json how the run ended, by what was saved of it."""
     run.info.pop("scores", None)  # of an earlier model, if the run was resumed
-    run.info |= {"epochs_done": standing.epoch + 1, "best_epoch": standing.best_epoch}
-    if standing.best_epoch >= 0:
-        run.info["best_score"] = standing.best
-        family = run.restore(run.load_checkpoint("best.pt")["model"])
+    run.info["best_epoch"] = -1
+    if (run.path / "best.pt").exists():
+        best = run.load_checkpoint("best.pt")
+        run.info |= {"best_epoch": best["epoch"], "best_score": best["score"]}
+        family = run.restore(best["model"])
         if family.behaviour is not None:
             run.info["behaviour_fit"] = fit_behaviour(family, [session.tensors for session in sessions], min_bins)
         if alignment := learnt(family, [session.tensors.recording for session in sessions]):
             run.save_alignment(alignment)
-        content = {"model": family.state_dict(), "epoch": standing.best_epoch, "finished": True}
-        run.save_checkpoint("best.pt", content)
+        run.save_checkpoint("best.pt", best | {"model": family.state_dict(), "finished": True})
     run.save_info()

@@ -187,6 +187,14 @@ def test_a_run_that_was_cut_off_is_refused_until_it_is_finished(tmp_path, monkey
     assert Run.open(tmp_path / "run").model().behaviour.weight.abs().sum() > 0
 
 
+def test_a_run_that_was_killed_after_its_last_epoch_is_finished(tmp_path, monkeypatch):
+    with monkeypatch.context() as cut:
+        cut.setattr("rtdsae.train.fit.finish", lambda *args: None)
+        whole = fit(tmp_path / "run")
+    assert fit(tmp_path / "run", resume=True).info["epochs_done"] == whole.config.fit.epochs
+    assert Run.open(tmp_path / "run").model().behaviour.weight.abs().sum() > 0
+
+
 def test_a_run_that_was_ended_in_its_first_epoch_begins_anew(tmp_path, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
@@ -197,6 +205,32 @@ def test_a_run_that_was_ended_in_its_first_epoch_begins_anew(tmp_path, monkeypat
     assert (info["state"], info["epochs_done"]) == ("interrupted", 0)
     json.loads((tmp_path / "run" / "run.json").read_text(), parse_constant=pytest.fail)
     assert_equal(weights(fit(tmp_path / "run", resume=True)), weights(fit(tmp_path / "whole")))
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+@pytest.mark.parametrize("name", ["best.pt", "last.pt"])
+def test_ctrl_c_between_an_epochs_score_and_its_checkpoint(tmp_path, monkeypatch, name, nth):
+    """What run.json says is of what was saved, and the next resume goes on as if nothing had happened."""
+    saved, save = [], Run.save_checkpoint
+
+    def interrupted(run, to, content):
+        saved.append(to)
+        if saved.count(name) == nth and to == name:
+            raise KeyboardInterrupt
+        save(run, to, content)
+
+    with monkeypatch.context() as cut:
+        cut.setattr(Run, "save_checkpoint", interrupted)
+        run = fit(tmp_path / "run")
+    best = run.load_checkpoint("best.pt") if (run.path / "best.pt").exists() else {"epoch": -1}
+    last = run.load_checkpoint("last.pt")["standing"] if (run.path / "last.pt").exists() else {"epoch": -1}
+    told = json.loads((run.path / "run.json").read_text())
+    assert (told["state"], told["epochs_done"], told["best_epoch"]) == ("interrupted", last["epoch"] + 1, best["epoch"])
+    assert told.get("best_score") == best.get("score")
+    whole, resumed = fit(tmp_path / "whole"), fit(tmp_path / "run", resume=True)
+    for checkpoint in ("best.pt", "last.pt"):
+        assert_equal(weights(whole, checkpoint), weights(resumed, checkpoint))
+    assert whole.info["best_score"] == resumed.info["best_score"]
 
 
 def test_resuming_a_finished_run_changes_nothing_but_what_it_says(tmp_path):
