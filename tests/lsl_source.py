@@ -68,7 +68,9 @@ def main(spec):
     n_channels = samples.shape[1]
     info = pylsl.StreamInfo(spec["name"], spec["type"], n_channels, spec["rate"], spec["format"], spec["source_id"])
     if spec["labels"]:
-        info.set_channel_labels(spec["labels"])
+        channels = info.desc().append_child("channels")
+        for label in spec["labels"]:  # fewer or more than there are channels, where a test says so
+            channels.append_child("channel").append_child_value("label", label)
     outlet = pylsl.StreamOutlet(info)
     say("ready")
     if outlet.wait_for_consumers(30) and spec["format"] != "string":

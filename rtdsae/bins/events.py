@@ -59,6 +59,7 @@ class EventsBinner:
         self._time = 0  # the newest stamp, or later by the clock
         self._clock_shift = 0  # of the stamps' clock against `advance`'s
         self._compared = False
+        self._missed = -1  # the last bin that the stream was away in
 
     @property
     def due(self) -> float:
@@ -105,6 +106,16 @@ class EventsBinner:
             self._time = max(self._time, now_ns)
             self._close_until(self._time - self._lateness, observed)
         return self._out.bins()
+
+    def miss(self, now: float) -> None:
+        """The bins until now are not observed, the open one too: the stream was away.
+
+        Args:
+            now: as in `advance`.
+        """
+        if self._origin is not None:
+            since = round(now * 1e9) + self._clock_shift - self._origin
+            self._missed = since * self._scale // self._width
 
     def flush(self, t_end: float, *, observed: bool = True) -> Bins:
         """Gives the bins that end at `t_end` seconds or before by the stamps' own clock, without waiting.
@@ -162,7 +173,7 @@ class EventsBinner:
         assert self._origin is not None
         t_end = (self._origin * self._scale + (bin_ + 1) * self._width) / (self._scale * 1_000_000_000)
         counts = self._ring[bin_ % len(self._ring)]
-        if observed:
+        if observed and bin_ > self._missed:
             self._out.add(self._base + bin_, t_end, counts)
         else:
             self._out.add_unobserved(self._base + bin_, t_end)
@@ -177,4 +188,5 @@ class EventsBinner:
         self._close(self._closed, observed=False)
         self._base += self._closed + 1
         self._closed = 0
+        self._missed = -1
         self._origin = self._newest = self._time = time

@@ -60,7 +60,7 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
             return
         if info["too_short"]:
             print(f"{info['too_short']} segments are shorter than a window (S + R bins) and were left out")
-        best = f"best at {info['best_epoch'] + 1}" if info["epochs_done"] else "nothing to export yet"
+        best = f"best at {info['best_epoch'] + 1}" if info["best_epoch"] >= 0 else "nothing to export yet"
         print(f"{info['state']} after {info['epochs_done']} epochs, {best}; run: {out}")
 
     def _prepared(self) -> "tuple[TrainConfig, list[Recording]]":

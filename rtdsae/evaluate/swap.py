@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from rtdsae.evaluate.disentanglement import level_of
+from rtdsae.evaluate.disentanglement import is_continuous, level_of
 from rtdsae.evaluate.metrics import r2
 from rtdsae.evaluate.trials import Trials
 from rtdsae.model.family import Family
@@ -33,7 +33,8 @@ def swap_test(family: Family, trials: Trials, others: Trials) -> dict[str, Any]:
 
     Returns:
         For each static label, over the pairs that differ in it, the share of decoded trials with the label of f's trial
-        (`f`) and of z's (`z`); for each behaviour column the R² to what it was in z's trial (`z`) and in f's (`f`).
+        (`f`) and of z's (`z`), or for a continuous label R² to theirs; for each behaviour column the R² to what it was
+        in z's trial (`z`) and in f's (`f`).
 
     Raises:
         ValueError: there is nothing to probe, or too few trials of a level.
@@ -47,7 +48,8 @@ def swap_test(family: Family, trials: Trials, others: Trials) -> dict[str, Any]:
     plain = decode(family, others.outputs["f"], others.outputs["z"], others.u)
     found: dict[str, Any] = {}
     for name, values in trials.labels.items():
-        found[name] = label_follows(plain, others.labels[name], factors, values, values[donor])
+        follows = value_follows if is_continuous(others.labels[name]) else label_follows
+        found[name] = follows(plain, others.labels[name], factors, values, values[donor])
     for name, series in trials.behaviour.items():
         probe = make_pipeline(StandardScaler(), Ridge(10.0))
         probe.fit(plain.reshape(-1, plain.shape[2]), others.behaviour[name].ravel())
@@ -69,6 +71,16 @@ def label_follows(
     if not differ.any():
         raise ValueError("no two trials differ in a label")
     return {"f": float((guess == of_f)[differ].mean()), "z": float((guess == of_z)[differ].mean())}
+
+
+def value_follows(
+    plain: np.ndarray, known: np.ndarray, swapped: np.ndarray, of_z: np.ndarray, of_f: np.ndarray
+) -> dict[str, float]:
+    """How near the swapped trials' value is to f's trial's and z's, R²: factors (n, T, F), values (n,)."""
+    probe = make_pipeline(StandardScaler(), Ridge(10.0))
+    guess = probe.fit(summaries(plain), known).predict(summaries(swapped))[:, None]
+    score = {"f": r2(of_f[:, None], guess)[0], "z": r2(of_z[:, None], guess)[0]}
+    return {key: float(value) for key, value in score.items() if np.isfinite(value)}
 
 
 def summaries(factors: np.ndarray) -> np.ndarray:

@@ -157,9 +157,13 @@ def _one_matrix(variables: Fields, name: str) -> _Found:
 
 def _time_is_second(shape: tuple[int, ...], others: Mapping[str, np.ndarray]) -> tuple[bool, str]:
     first, second = ([n for n, v in others.items() if side in v.shape] for side in shape)
+    longer = max(shape) >= LONGER * min(shape)
     if shape[0] != shape[1] and bool(first) != bool(second):
-        return bool(second), f"as long as {(first or second)[0]}"
-    if max(shape) >= LONGER * min(shape):
+        named = first or second
+        per_channel = longer and (shape[1] > shape[0]) != bool(second)  # as many as there are channels, it seems
+        if not per_channel or any(name.lower() in TIMES or name in BEHAVIOUR for name in named):
+            return bool(second), f"as long as {named[0]}"
+    if longer:
         return shape[1] > shape[0], "far longer than the other"
     raise RecordingError(
         f"a matrix of {shape[0]} x {shape[1]}: which side is time? Give a variable 'time', or behaviour, of its length"

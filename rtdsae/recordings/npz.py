@@ -42,4 +42,4 @@ def write(recording: Recording, path: Path) -> None:
         OSError: when it cannot be written.
     """
     with path.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **recording.fields())
+        np.savez_compressed(file, **recording.fields())

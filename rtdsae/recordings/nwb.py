@@ -144,7 +144,7 @@ def _ragged(table: "h5py.Group", name: str) -> list[np.ndarray]:
     """A column of NWB whose rows have any length: where each ends is in its index."""
     column, ends = values(table[name]), values(table[f"{name}_index"]).astype(np.int64)
     if (np.diff(ends, prepend=0) < 0).any() or (len(ends) and ends[-1] > len(column)):
-        raise RecordingError(f"units: the index of {name} does not fit it: the file is damaged")
+        raise RecordingError(f"the index of {name} does not fit it: the file is damaged")
     return np.split(column, ends)[: len(ends)]
 
 
@@ -231,8 +231,20 @@ def _conditions(table: "h5py.Group", asked: str | None) -> np.ndarray | None:
         return None
     if not asked:
         log.info("conditions: the trials' column %s", columns[0])
-    texts = [[f"{v:g}" if isinstance(v, float) else str(v) for v in values(table[c]).tolist()] for c in columns]
-    return np.array(["/".join(row) for row in zip(*texts, strict=True)])
+    return np.array(["/".join(row) for row in zip(*(_texts(table, column) for column in columns), strict=True)])
+
+
+def _texts(table: "h5py.Group", name: str) -> list[str]:
+    """A trial column as text, a trial each; in some files a trial has several rows of it, or none."""
+    if f"{name}_index_index" in table:
+        raise RecordingError(f"trials' column {name!r} has lists of lists: choose another as --condition")
+    if f"{name}_index" in table:
+        texts = [str(rows.tolist()) for rows in _ragged(table, name)]
+    else:
+        texts = [f"{v:g}" if isinstance(v, float) else str(v) for v in values(table[name]).tolist()]
+    if len(texts) != (n := len(table["start_time"])):
+        raise RecordingError(f"trials' column {name!r} has {len(texts)} rows for {n} trials: the file is damaged")
+    return texts
 
 
 def _behaviour(file: "h5py.File", asked: str | None) -> Series | None:

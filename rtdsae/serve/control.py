@@ -150,7 +150,7 @@ class Control:
             if self._socket.poll(POLL_MS):
                 began = time.monotonic()
                 self._answer(self._receive())
-                time.sleep(max(PAUSE_S, REST * (time.monotonic() - began)))
+                self._closing.wait(max(PAUSE_S, REST * (time.monotonic() - began)))
             while not self._later.empty():
                 self._reply(self._later.get())
         self._socket.close(linger=LAST_WORDS_MS)
@@ -163,8 +163,8 @@ class Control:
             if n <= MAX_FRAMES:
                 message.append(frame)
             elif n % PASSED_OVER == 0:
-                time.sleep(PAUSE_S)
-            if not self._socket.get(zmq.RCVMORE):
+                self._closing.wait(PAUSE_S)
+            if self._closing.is_set() or not self._socket.get(zmq.RCVMORE):
                 break
         return message
 

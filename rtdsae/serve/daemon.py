@@ -250,6 +250,7 @@ class Daemon:
     def _hand_over(self) -> None:
         """Between two bins: the new model anchored on the last ones, if it can be, and the old one left."""
         if new := self._handover.take(self._pipeline, self._seq):
+            new.decoder.anchors += self._pipeline.decoder.anchors  # since the daemon's start
             self._pipeline = new
             self._flags |= SWAPPED
             self._publisher.announce(new.schema)

@@ -81,9 +81,13 @@ class EventsIntake:
         self.counters = self._binner.counters
         self._silence_s = silence_s
         self._last_spike = -math.inf
+        self._source: Source | None = None
 
     def pull(self, source: Source) -> bool:
         """Waits for spikes until the open bin is due."""
+        if source is not self._source:  # what the open bin had before this connection is not known
+            self._source = source
+            self._binner.miss(pylsl.local_clock())
         left = self._binner.due - pylsl.local_clock()
         taken = source.pull(MAX_PULL, min(max(left, 0.0), PATIENCE_S))
         if taken:

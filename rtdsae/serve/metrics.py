@@ -4,6 +4,8 @@ A scrape reads the last status and the histogram of latencies; it asks the decod
 thread rests, so that no client, however hasty, takes the interpreter from the decoding.
 """
 
+import io
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +29,7 @@ from rtdsae.serve.realtime import ordinary_thread
 __all__ = ["Metrics"]
 
 PAUSE_S = 0.1  # between two scrapes, each a millisecond or two of Python
-CLIENT_S = 1.0  # that a client may be silent; others wait meanwhile
+CLIENT_S = 1.0  # that a client may take; others wait meanwhile
 POLL_S = 0.1
 BOUNDS = [f"{bound:g}" for bound in BOUNDS_S] + ["+Inf"]
 
@@ -129,8 +131,26 @@ class Handler(WSGIRequestHandler):
 
     timeout = CLIENT_S
 
+    def setup(self) -> None:
+        """Sees to it that a request has come by then, in however many pieces."""
+        super().setup()
+        self.rfile = io.BufferedReader(_Until(self.connection, time.monotonic() + CLIENT_S))
+
     def log_message(self, format: str, *args: Any) -> None:
         """Says nothing."""
+
+
+class _Until(socket.SocketIO):
+    """What comes on a connection until `end`; its own time limit would be for each piece."""
+
+    def __init__(self, connection: socket.socket, end: float) -> None:
+        super().__init__(connection, "r")
+        self._connection, self._end = connection, end
+
+    def readinto(self, buffer: Any) -> int | None:
+        """As a socket's file does it."""
+        self._connection.settimeout(max(self._end - time.monotonic(), 1e-3))
+        return super().readinto(buffer)
 
 
 def _parse(address: str) -> tuple[str, int]:

@@ -17,11 +17,12 @@ import os
 import platform
 import struct
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rtdsae.errors import ConfigError
 
-__all__ = ["RealTime", "lock_memory", "ordinary_thread", "settle", "unlock_memory"]
+__all__ = ["RealTime", "lock_memory", "ordinary_thread", "scheduling", "settle", "unlock_memory"]
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,20 @@ def ordinary_thread() -> None:
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     set_turn(0)
+
+
+def scheduling() -> Callable[[], None]:
+    """How the calling thread is scheduled: to be called by a thread that is to be scheduled so too."""
+    if not hasattr(os, "sched_setscheduler"):
+        return lambda: None
+    policy, parameters, length = os.sched_getscheduler(0), os.sched_getparam(0), turn()
+
+    def give() -> None:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, policy, parameters)
+        set_turn(length)
+
+    return give
 
 
 def set_turn(nanoseconds: int) -> str:

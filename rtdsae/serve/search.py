@@ -17,8 +17,8 @@ import numpy as np
 import pylsl
 from pylsl.lib import lib
 
-from rtdsae.errors import StreamError
-from rtdsae.serve.realtime import ordinary_thread
+from rtdsae.errors import StreamError, one_line
+from rtdsae.serve.realtime import ordinary_thread, scheduling
 from rtdsae.serve.source import Source, Wanted
 
 __all__ = ["Search", "find", "predicate"]
@@ -154,28 +154,30 @@ class Search(threading.Thread):
         self.problem = ""
         self._query, self._wanted, self._before, self._silent = query, wanted, before, silent
         self._stopping = threading.Event()
+        self._scheduled = scheduling()  # of the decoding, whose thread this is
         self.start()
 
     def run(self) -> None:
         """Finds, checks, opens."""
-        ordinary_thread()
         if not self._silent:
             self._before.close()
         while not self._stopping.is_set():
             try:
+                ordinary_thread()
                 info = self._find()
                 if info is None or self._stopping.is_set():
                     return
+                self._scheduled()  # and so are LSL's threads that carry the bins, which begin here
                 found = self._open(info)
                 if self._stopping.is_set():
                     found.close()
                 else:
                     self.found = found
                 return
-            except StreamError as error:
-                if str(error) != self.problem:
-                    self.problem = str(error)
-                    log.warning("%s: not taken, waiting for another", error)
+            except Exception as error:  # whatever is wrong with it, another may come
+                if one_line(error) != self.problem:
+                    self.problem = one_line(error)
+                    log.warning("%s: not taken, waiting for another", self.problem)
                 self._stopping.wait(RETRY_S)
 
     def _find(self) -> pylsl.StreamInfo | None:

@@ -155,25 +155,30 @@ class Source:
         self._stamps: NDArray[np.float64] = np.zeros(rows)
         self.n_taken = 0
         events = self.kind == "events"
-        self._inlet = pylsl.StreamInlet(
-            info,
-            max_buflen=BUFFER_HUNDREDS if events else BUFFER_S,
-            max_chunklen=1 if 0 < info.nominal_srate() <= SEND_SINGLY_HZ else 0,
-            recover=False,
-        )
         self._error = ctypes.c_int()
         self._error_at = ctypes.byref(self._error)
         self._buffers: dict[int, tuple[object, ...]] = {}
         self._closing = threading.Event()
         self._clock = threading.Thread(target=self._follow_clock, name="lsl-clock", daemon=True)
         try:
+            self._inlet = pylsl.StreamInlet(
+                info,
+                max_buflen=BUFFER_HUNDREDS if events else BUFFER_S,
+                max_chunklen=1 if 0 < info.nominal_srate() <= SEND_SINGLY_HZ else 0,
+                recover=False,
+            )
             self._open(wanted, clock_offset_s is None)
         except (RuntimeError, pylsl.util.LostError) as error:
             raise StreamError(f"stream {self.source_id}: {error}") from error
 
     def _open(self, wanted: Wanted, unknown_clock: bool) -> None:
         labels = self._inlet.info(OPEN_S).get_channel_labels()
-        self._order = None if self.kind == "events" else wanted.order(labels, f"stream {self.source_id}")
+        n, where = self._values.shape[1], f"stream {self.source_id}"
+        if self.kind != "events" and wanted.match != "count" and labels and len(labels) != n:
+            raise StreamError(
+                f"{where} has {n} channels and names {len(labels)}: mend its description, or say match=count"
+            )
+        self._order = None if self.kind == "events" else wanted.order(labels, where)
         self._ordered = (
             self._values if self._order is None else np.zeros((len(self._values), len(self._order)), np.float32)
         )

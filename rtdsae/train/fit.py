@@ -452,7 +452,8 @@ def restore(
     if not (run.path / "last.pt").exists():
         return Standing()
     last = run.load_checkpoint("last.pt")
-    if "average" not in last:
+    best = run.load_checkpoint("best.pt") if (run.path / "best.pt").exists() else {"score": None}
+    if "average" not in last or "score" not in best:
         raise TrainingError(f"{run.path} is of an earlier version of rtdsae, which cannot be gone on with: train again")
     family.load_state_dict(last["model"])
     average.load_state_dict(last["average"])
@@ -469,6 +470,7 @@ def finish(run: Run, sessions: list[SessionWindows], min_bins: int) -> None:
     if (run.path / "best.pt").exists():
         best = run.load_checkpoint("best.pt")
         run.info |= {"best_epoch": best["epoch"], "best_score": best["score"]}
+        run.info["epochs_done"] = max(run.info["epochs_done"], best["epoch"] + 1)
         family = run.restore(best["model"])
         if family.behaviour is not None:
             run.info["behaviour_fit"] = fit_behaviour(family, [session.tensors for session in sessions], min_bins)

@@ -90,7 +90,7 @@ def loss_terms(
         apart = batch.apart[:, start:]
         scored = scored * (1 - apart)
         terms["nll_cv"] = (nll.detach() * apart).sum() / apart.sum().clamp_min(1)
-    terms["nll"] = (nll * scored).sum() / scored.sum()
+    terms["nll"] = (nll * scored).sum() / scored.sum().clamp_min(1)  # few bins of one neuron may hide none
     per_window = {f"kl_{name}": value.mean() for name, value in explained.kl.items()}
     static, f = static_terms(family, explained, context, o, schedule, adversary)
     scale = modelled * len(heldin)

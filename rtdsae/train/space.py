@@ -26,6 +26,7 @@ Natural = Annotated[int, Meta(ge=0)]
 Scalar = bool | int | float | str
 
 SECTIONS = ("model", "objective", "fit")  # another data or window section would change what the score is of
+OF_COUNTS = {"poisson", "negative_binomial"}  # whose likelihoods are probabilities, which compare; others are densities
 
 
 class Range(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -224,8 +225,14 @@ def check(search: Search, key: str, wanted: Range | Choices) -> None:
         raise ConfigError(f"{source}: the trials would be scored on other bins: search {', '.join(SECTIONS)}")
     if key in ("fit.epochs", "fit.patience"):
         raise ConfigError(f"{source}: set burn_in_epochs, generation_epochs and generations instead")
+    if key == "model.causal" or (key == "model.reconstruction" and not OF_COUNTS.issuperset(wanted.ends)):
+        raise ConfigError(f"{source}: scores of these do not compare: search with each of them, and look at evaluate's")
     if search.settings.method == "pbt" and (key == "model.family" or key.endswith(".kind")):
         raise ConfigError(f"{source}: a population hands on weights, which are of one kind: use method random or tpe")
+    prior, _, name = key.rpartition(".")
+    is_weight = name in ("tau", "variance") and known.get(f"{prior}.kind") not in (None, "sequence")
+    if search.settings.method == "pbt" and is_weight:
+        raise ConfigError(f"{source}: it is among the weights, which a population hands on: use method random or tpe")
     for end in wanted.ends:
         search.config({key: end})
 

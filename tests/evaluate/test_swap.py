@@ -47,6 +47,19 @@ def test_a_generator_that_reads_everything_from_z_follows_z():
     assert found["push"]["f"] < 0.5
 
 
+@pytest.mark.parametrize(("uses", "follows", "other"), [("f", "f", "z"), ("z", "z", "f")])
+def test_a_continuous_label_is_followed_by_its_value(uses, follows, other):
+    def of(seed):
+        rng = np.random.default_rng(seed)
+        speed = rng.normal(size=N)
+        held = speed[:, None, None].repeat(T, 1)
+        return Trials({"f": held, "z": held + 0.01 * rng.normal(size=(N, T, 1))}, {"speed": speed}, {})
+
+    found = swap_test(Generative(uses), of(0), of(1))["speed"]
+    assert found[follows] > 0.95
+    assert found[other] < 0.2
+
+
 def test_only_pairs_that_differ_count_and_nobody_gets_his_own_f():
     mine, seen = trials(0), []
 

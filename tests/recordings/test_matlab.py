@@ -163,6 +163,17 @@ def test_a_matrix_whose_time_is_told_by_what_is_beside_it(tmp_path, version, tur
     assert f"the {'second' if turned else 'first'} side is taken as time: as long as handVel" in caplog.text
 
 
+def test_what_is_known_of_each_channel_is_no_time_and_no_behaviour(tmp_path, caplog):
+    caplog.set_level("INFO")
+    counts, ids = np.random.default_rng(0).poisson(1.0, (6, 500)), np.arange(6.0)[:, None]
+    recording = load(save(tmp_path / "a.mat", {"spikes": counts, "channel_ids": ids, "dt": 0.02}, "5"))
+    np.testing.assert_array_equal(recording.counts, counts.T)
+    assert recording.behaviour is None
+    assert "the second side is taken as time: far longer than the other" in caplog.text
+    few = {"spikes": counts, "time": 0.02 * np.arange(6.0)}  # many channels, and it is said
+    assert load(save(tmp_path / "b.mat", few, "5")).counts.shape == (6, 500)
+
+
 @pytest.mark.parametrize("step", [1, 20])
 def test_milliseconds_are_not_taken_for_seconds(tmp_path, step):
     variables = {"spikes": np.ones((60, 4)), "time": step * np.arange(60.0)}

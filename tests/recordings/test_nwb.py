@@ -26,8 +26,10 @@ def spikes(n_units=4, seconds=10.0, seed=0):
     return [np.sort(rng.uniform(0, seconds, 200)) for _ in range(n_units)]
 
 
-def write(path, *, units=None, heldout=None, observed=None, trials=(), columns=None, series=(), where="behavior"):
-    """`trials`: (start, stop); `columns`: of the trials, by name; `series`: pynwb's."""
+def write(
+    path, *, units=None, heldout=None, observed=None, trials=(), columns=None, ragged=0, series=(), where="behavior"
+):
+    """`trials`: (start, stop); `columns`: of the trials, by name, of lists so deep as `ragged`; `series`: pynwb's."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         file = pynwb.NWBFile("a test", "id", datetime(2020, 1, 1, tzinfo=UTC))
@@ -37,7 +39,7 @@ def write(path, *, units=None, heldout=None, observed=None, trials=(), columns=N
             more = {} if heldout is None else {"heldout": bool(heldout[i])}
             file.add_unit(spike_times=times, obs_intervals=None if observed is None else observed[i], **more)
         for name in columns or {}:
-            file.add_trial_column(name, name)
+            file.add_trial_column(name, name, index=ragged or False)
         for i, (start, stop) in enumerate(trials):
             file.add_trial(start, stop, **{name: column[i] for name, column in (columns or {}).items()})
         module = file.create_processing_module(where, "of a test") if series else None
@@ -132,6 +134,17 @@ def test_what_was_not_observed_is_cut_out_and_said(tmp_path, caplog):
     assert "unit3: not observed in " in caplog.text
 
 
+def test_a_condition_of_several_rows_a_trial_stays_with_its_trial(tmp_path):
+    trials = [(2.0 * i, 2.0 * i + 1) for i in range(4)]
+    targets = [[[0, 0]], [[1, 1], [1, 2]], [], [[0, 0]]]
+    path = write(tmp_path / "a.nwb", trials=trials, columns={"target_pos": targets}, ragged=1)
+    conditions = load(path, W, condition="target_pos").conditions.tolist()
+    assert conditions == ["[[0, 0]]", "[[1, 1], [1, 2]]", "[]", "[[0, 0]]"]
+    deeper = [[rows] for rows in targets]
+    path = write(tmp_path / "b.nwb", trials=trials, columns={"target_pos": deeper}, ragged=2)
+    refused(path, "'target_pos' has lists of lists: choose another as --condition", condition="target_pos")
+
+
 def test_conditions_by_columns(tmp_path, caplog):
     trials = [(2.0 * i, 2.0 * i + 1) for i in range(4)]
     columns = {"target_dir": [0.0, 1.5, 0.0, 1.5], "version": [1, 1, 2, 2]}
@@ -141,6 +154,10 @@ def test_conditions_by_columns(tmp_path, caplog):
     assert "conditions: the trials' column target_dir" in caplog.text
     assert load(path, W, condition="target_dir,version").conditions.tolist() == ["0/1", "1.5/1", "0/2", "1.5/2"]
     assert load(path, W, condition="none").conditions is None
+    with h5py.File(path, "a") as file:
+        table = file["intervals/trials"]
+        table["short"] = [1.0, 2.0]
+    refused(path, "trials' column 'short' has 2 rows for 4 trials: the file is damaged", condition="target_dir,short")
     refused(path, "no column 'colour': they have .*target_dir", condition="colour")
 
 

@@ -285,6 +285,22 @@ def test_a_message_of_endless_frames_is_refused_and_takes_nobody_with_it(connect
     assert ask(client, "status")[0]["ok"]
 
 
+def test_a_message_of_endless_frames_does_not_keep_the_socket_from_closing(connect, control, monkeypatch):
+    receiving, receive = threading.Event(), Control._receive
+
+    def watched(control):
+        receiving.set()
+        return receive(control)
+
+    monkeypatch.setattr(Control, "_receive", watched)
+    connect(zmq.DEALER).send_multipart([b"x"] * 100_000)
+    assert receiving.wait(10)
+    closing = threading.Thread(target=control.close)
+    closing.start()
+    closing.join(10)
+    assert not closing.is_alive()
+
+
 def test_a_request_that_is_too_long_ends_its_connection_alone(connect, client):
     dealer = connect(zmq.DEALER)
     dealer.send(b'{"request": "stop", "id": "' + b"x" * module.MAX_REQUEST + b'"}')

@@ -52,6 +52,7 @@ def test_history_has_no_hole_when_the_model_before_is_long_gone(tmp_path):
         kept = [bin_.seq for bin_ in control.history(0, seq + 60)]
         assert kept == list(range(kept[0], seq + 61))
         assert kept[0] > seq
+        served.receive(lambda self: self.statuses[-1]["anchors"] == 2)  # since the daemon's start
 
 
 def test_no_bin_is_missing_and_each_is_its_models(tmp_path):

@@ -1,5 +1,7 @@
 """What the daemon takes from a real stream of each kind, and the bins that come of it."""
 
+import os
+
 import numpy as np
 import pylsl
 import pytest
@@ -98,6 +100,40 @@ def test_events_go_on_as_gaps_while_there_is_no_stream():
     while len(observed) < 5:
         observed += intake.alone().observed.tolist()
     assert not any(observed)
+
+
+def test_the_bin_in_which_a_stream_of_events_comes_back_is_not_observed():
+    """Its beginning is not known; so long as the stream was not silent for long, the next one is."""
+    width, samples, offsets = 0.5, np.zeros((400, 1), np.float32), np.arange(400) / 100
+    intake, name = intakes.make("events", 0, C, width), f"back-{os.getpid()}"
+    index, observed, deadline = [], [], pylsl.local_clock() + 30
+
+    def take(bins):
+        index.extend(bins.index.tolist())
+        observed.extend(bins.observed.tolist())
+
+    def run(until):
+        while not until():
+            assert pylsl.local_clock() < deadline
+            if intake.pull(source):
+                take(intake.bins(source))
+
+    with LslSource(samples, 0.0, offsets=offsets, on_time=True, source_id=name) as stream:
+        source = Source(find(f"source_id={name}", 20), Wanted(WANTED.channels, width))
+        run(lambda: len(index) >= 2)
+    source.close()
+    gone = len(index)
+    with LslSource(samples, 0.0, offsets=offsets, on_time=True, source_id=name) as stream:
+        found = find(f"source_id={stream.source_id}", 20)
+        while len(index) < gone + 1:
+            take(intake.alone())
+        source = Source(found, Wanted(WANTED.channels, width), 0.0)
+        back = len(index)
+        run(lambda: len(index) >= back + 3)
+    source.close()
+    assert index == list(range(len(index)))
+    assert observed == [True] * gone + [False] * (back - gone + 1) + [True] * (len(index) - back - 1)
+    assert intake.counters.partial > 0
 
 
 def test_a_regular_stream_that_is_away_completes_nothing():

@@ -1,5 +1,7 @@
 """Metrics: what a real scrape gets, by the library's own parser, and what scrapers cannot do to the daemon."""
 
+import contextlib
+import itertools
 import socket
 import threading
 import urllib.error
@@ -10,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rtdsae.errors import EndpointError
 from rtdsae.serve.latency import BOUNDS_S, Latency
-from rtdsae.serve.metrics import COUNTERS, Metrics
+from rtdsae.serve.metrics import CLIENT_S, COUNTERS, Metrics
 
 STATUS = {
     "run": 77,
@@ -127,6 +129,28 @@ def test_clients_that_say_nothing_or_nonsense_are_left_behind(serve):
     assert scrape(metrics)[0]["rtdsae_bins_total",] == 10
     for connection in silent:
         connection.close()
+
+
+def test_a_request_that_comes_byte_by_byte_holds_up_nobody_for_long(serve):
+    metrics = serve()
+    host, port = metrics.address.split(":")
+    stop = threading.Event()
+    with socket.create_connection((host, int(port)), timeout=10) as slow:
+
+        def drip():
+            with contextlib.suppress(OSError):
+                for byte in itertools.cycle(b"GET / HTTP/1.1 "):
+                    slow.sendall(bytes([byte]))
+                    if stop.wait(CLIENT_S / 4):
+                        return
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            assert scrape(metrics)[0]["rtdsae_bins_total",] == 10
+        finally:
+            stop.set()
+            thread.join()
 
 
 def test_one_thread_however_many_clients(serve):

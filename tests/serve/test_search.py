@@ -131,6 +131,53 @@ def restarted(name, before):
     return offset
 
 
+def threads_of(policy):
+    """This process's threads that are scheduled so."""
+    tasks = {int(task) for task in os.listdir("/proc/self/task")}
+    return {task for task in tasks if os.sched_getscheduler(task) == policy}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setscheduler"), reason="this system does not schedule by policy")
+def test_the_threads_of_a_stream_that_is_back_are_scheduled_as_the_decoding_is():
+    """By a policy that needs no right; the search itself has the ordinary one."""
+    name, ordinary = f"policy-{os.getpid()}", os.sched_getscheduler(0)
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        with LslSource(SAMPLES, 50.0, source_id=name):
+            decoding = threads_of(os.SCHED_BATCH)
+            before = Source(find(f"source_id={name}", 20), WANTED)
+            first = threads_of(os.SCHED_BATCH) - decoding
+        with LslSource(SAMPLES, 50.0, source_id=name):
+            search = Search(f"source_id={name}", WANTED, before, silent=False)
+            search.join(20)
+            second = threads_of(os.SCHED_BATCH) - decoding - first
+            search.found.close()
+    finally:
+        os.sched_setscheduler(0, ordinary, os.sched_param(0))
+    assert first
+    assert second  # one fewer: the clock of this computer is not measured again
+
+
+def test_whatever_is_wrong_with_a_stream_the_search_goes_on(monkeypatch):
+    name, times = f"odd-{os.getpid()}", []
+
+    def check(wanted, info, check=Wanted.check):
+        times.append(info)
+        if len(times) == 1:
+            raise RuntimeError("odd\n" + "x" * 5000)
+        return check(wanted, info)
+
+    with LslSource(SAMPLES, 50.0, source_id=name):
+        before = Source(find(f"source_id={name}", 20), WANTED)
+    monkeypatch.setattr(Wanted, "check", check)
+    with LslSource(SAMPLES, 50.0, source_id=name):
+        search = Search(f"source_id={name}", WANTED, before, silent=False)
+        search.join(20)
+        assert search.problem.startswith("odd x")
+        assert len(search.problem) < 1000
+        search.found.close()
+
+
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_the_clock_of_another_computer_is_measured_again(monkeypatch, elsewhere):
     """It begins anew where that was switched off and on; this one's cannot have."""

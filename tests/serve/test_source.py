@@ -117,6 +117,17 @@ def test_the_models_channels_are_taken_by_name_out_of_more(caplog):
     assert "has 4 channels: the model's 2 are taken by name" in caplog.text
 
 
+@pytest.mark.parametrize("labels", [["a", "b", "c"], ["sync", "a", "b", "c", "d"]])
+@pytest.mark.parametrize("match", ["name", "subset"])
+def test_names_for_fewer_or_more_channels_than_there_are_name_nothing(labels, match):
+    wanted = Wanted(("a", "b", "c", "d"), 0.02, match=match)
+    with LslSource(SAMPLES, 50.0, pace=500, labels=labels) as stream:
+        found = find(f"source_id={stream.source_id}", 20)
+        with pytest.raises(StreamError, match=f"has 4 channels and names {len(labels)}: mend .* say match=count"):
+            Source(found, wanted)
+        Source(found, Wanted(wanted.channels, 0.02, match="count")).close()
+
+
 def test_a_subset_needs_each_of_its_channels_once():
     wanted = Wanted(("a", "b"), 0.02, match="subset")
     np.testing.assert_array_equal(wanted.order(["x", "b", "x", "a"], "rig1"), [3, 1])

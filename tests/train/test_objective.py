@@ -78,6 +78,13 @@ def terms_of(family, objective, schedule=None, batch=None, adversary=None, seed=
 # ------------------------------------------------------------------------------------------------------ terms and sum
 
 
+def test_a_batch_in_which_nothing_was_hidden_teaches_nothing_but_is_no_failure():
+    """As happens now and then to few bins of one neuron."""
+    terms, *_ = terms_of(new_family("lfads"), Objective(coordinated_dropout=1e-9))
+    assert terms["nll"] == 0
+    assert torch.isfinite(terms["loss"])
+
+
 @each_family
 @each_objective
 def test_the_loss_is_the_sum_of_its_terms(name, f_objective):

@@ -65,12 +65,24 @@ def write(folder, **changes):
         ({"space": {"model.dropout": {"low": 0.1, "high": 0.5, "init": 0.7}}}, "init 0.7 is not between"),
         ({"space": {"model.dropout": {"choices": [0.1]}}}, "one choice is no search"),
         ({"space": {"model.dropout": 0.3}}, r"space"),
+        ({"space": {"model.causal": {"choices": [True, False]}}}, "space.model.causal: scores of these do not compare"),
+        ({"space": {"model.reconstruction": {"choices": ["poisson", "gaussian"]}}}, "do not compare"),
+        ({"method": "pbt", "space": {"model.f_prior.variance": {"low": 0.1, "high": 1.0}}}, "among the weights"),
+        ({"method": "pbt", "space": {"model.z_prior.tau": {"low": 1.0, "high": 9.0}}}, "among the weights"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_in_a_line(here, changes, said):
     with pytest.raises(ConfigError, match=said) as caught:
         load_search(write(here, **changes), ("wave.h5",))
     assert "\n" not in str(caught.value)
+
+
+def test_counts_compare_and_random_trials_begin_anew(here):
+    space = {
+        "model.reconstruction": {"choices": ["poisson", "negative_binomial"]},
+        "model.f_prior.variance": {"low": 0.1, "high": 1.0},
+    }
+    assert set(load_search(write(here, space=space), ("wave.h5",)).axes) == set(space)
 
 
 def test_a_search_that_is_not_there(here):
