@@ -82,7 +82,7 @@ def test_a_batch_in_which_nothing_was_hidden_teaches_nothing_but_is_no_failure()
     """As happens now and then to few bins of one neuron."""
     family = make_family(FAMILIES["lfads"], Dims((Neurons("one", C, C),), 0, 0, 3, 4, 0.02, S, R))
     counts = new_batch().inputs
-    batch, objective = Batch(counts, counts, None, None), Objective(coordinated_dropout=1e-9)
+    batch, objective = Batch(counts, counts, None, None), Objective(coordinated_dropout=1e-9, gap_rate=0.0)
     terms, _ = loss_terms(
         family, family, batch, CONTEXT, torch.ones(C, dtype=torch.bool), objective, Schedule(2, 0.6, N)
     )
