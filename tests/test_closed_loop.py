@@ -251,6 +251,7 @@ def test_user_daemon_and_control_program_reach_targets_together(bundle, tmp_path
     assert min(result["r2"]) > 0.6  # what the daemon decodes is what the user wants, bin for bin
 
 
+@pytest.mark.slow
 def test_without_directions_in_the_spikes_they_do_not(bundle, tmp_path):
     trials, result = played(tool.Condition("filter", shuffled=True), bundle, tmp_path)
     assert sum(trial.acquired for trial in trials) <= 1, trials

@@ -394,6 +394,7 @@ def test_two_sessions_are_scored_each_by_itself_and_by_their_mean(here, capsys):
     assert kept["bps"] == pytest.approx(np.mean([scores["bps"] for scores in said["sessions"].values()]))
 
 
+@pytest.mark.slow
 def test_one_of_two_sessions_is_scored_alone(here, capsys):
     assert main(["evaluate", "two", "--session", "tuesday", "--json"]) == 0
     scores = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -3,9 +3,11 @@
 import subprocess
 import sys
 
+import pytest
 from pages import PAGES, ROOT
 
 
+@pytest.mark.slow
 def test_sphinx_makes_the_pages_without_a_warning(tmp_path):
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
     made = subprocess.run(

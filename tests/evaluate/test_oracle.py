@@ -204,6 +204,7 @@ def test_a_file_of_before_has_none(tmp_path, lorenz):
     assert load(tmp_path / "old.h5").hash == lorenz.hash
 
 
+@pytest.mark.slow
 def test_evaluate_reports_the_oracle_and_the_models_part_of_it(tmp_path, capsys):
     made = synthetic.lorenz(n_conditions=6, n_trials=5, n_bins=40, n_neurons=20)
     save(made, tmp_path / "lorenz.h5")

@@ -254,6 +254,7 @@ def test_training_curves_that_cannot_be_read_are_explained(runs, tmp_path):
         assert "metrics.csv cannot be read" in panel.reason
 
 
+@pytest.mark.slow
 def test_two_sessions_are_two_parts_of_one_page(tmp_path):
     (tmp_path / "c.yaml").write_text(CONFIG.format(family="lfads"))
     data = []

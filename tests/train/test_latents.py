@@ -29,7 +29,9 @@ def decoded(bundle, way, counts):
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-@pytest.mark.parametrize(("lanes", "way"), [(1, "once"), (2, "lanes"), (3, "lanes"), (4, "lanes")])
+@pytest.mark.parametrize(
+    ("lanes", "way"), [(1, "once"), (2, "lanes"), (3, "lanes"), pytest.param(4, "lanes", marks=pytest.mark.slow)]
+)
 def test_a_recording_gives_what_the_daemon_gives(tmp_path, lanes, way):
     c = config(epochs=2)
     c = msgspec.structs.replace(c, window=msgspec.structs.replace(c.window, lanes=lanes))

@@ -94,6 +94,7 @@ def test_a_batch_in_shards_is_the_batch(data, tmp_path, monkeypatch):
         np.testing.assert_allclose(three[key], one[key], rtol=1e-3, err_msg=key)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all_processes_and_the_run_is_usable(data, tmp_path):
     out, many = tmp_path / "run", {**SMALL, "fit.shards": 2, "fit.devices": 2, "fit.epochs": 100_000}
     with subprocess.Popen(
