@@ -224,7 +224,7 @@ def _conditions(fields: Mapping[str, list[Any]], asked: str | None) -> np.ndarra
         raise RecordingError(f"conditions: {name} is neither one number nor a text in every trial")
     values = np.array(numbers, np.float64)
     if name == "target_direction":
-        return np.round(np.degrees(values)).astype(np.int64) % 360
+        return np.round(np.degrees(values % (2 * np.pi))).astype(np.int64) % 360
     whole = (np.rint(values) == values).all() and np.abs(values).max() < 1 << 53
     return values.astype(np.int64) if whole else np.array([f"{v:g}" for v in values])
 

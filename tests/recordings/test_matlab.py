@@ -197,6 +197,14 @@ def test_what_is_no_recording_is_listed(tmp_path):
     refused(save(tmp_path / "c.mat", {"trial_data": mixed}, "5"), "bins are of different width: 0.01, 0.02 s")
 
 
+def test_a_direction_is_one_of_the_circle_however_large_it_is(tmp_path):
+    directions = [1e300, -1e300, -np.pi / 2, 5 * np.pi]
+    path = save(tmp_path / "a.mat", {"trial_data": trials(target_direction=directions)}, "5")
+    conditions = load(path).conditions
+    assert conditions.tolist()[2:] == [270, 180]
+    assert ((conditions >= 0) & (conditions < 360)).all()
+
+
 @pytest.fixture(scope="module", params=["5", "7.3"])
 def whole(tmp_path_factory, request):
     path = tmp_path_factory.mktemp("mat") / "a.mat"
