@@ -473,6 +473,7 @@ def test_help_fits_a_screen_and_usage_errors_are_one_line():
     assert wrong.stderr.startswith("rtdsae: there is no verb 'fly'; the verbs are demo, train,")
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_usable_run(here):
     train = [*TRAIN, "--set", "fit.epochs=100000", "--set", "fit.patience=100000"]
     process = subprocess.Popen(

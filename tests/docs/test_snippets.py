@@ -50,7 +50,7 @@ REWRITE = {
 }
 ALLOWED = {"rtdsae bench": (1,)}  # its verdict on this machine is no concern of ours
 # A minute or so each; what their commands do is tested on its own in tests/evaluate, tests/recordings, tests/cli.
-SLOW = ("report.md", "recordings.md", "rig.md", "tutorial.md")
+SLOW = ("report.md", "recordings.md", "operating.md", "rig.md", "tutorial.md")
 FROM_NOTHING = ("tutorial.md",)  # pages that begin in an empty folder
 # page -> what its Python has from its reader
 NAMES = {

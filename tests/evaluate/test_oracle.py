@@ -125,6 +125,7 @@ def test_heldout_neurons_are_never_looked_at(made):
     assert np.array_equal(blind, oracle_rates(made, made.segments, S, 500))
 
 
+@pytest.mark.slow
 def test_segments_of_unequal_lengths_are_in_their_order(lorenz):
     cut = lorenz.segments.copy()
     cut[::2, 1] -= 5

@@ -30,7 +30,7 @@ def decoded(bundle, way, counts):
 
 
 @pytest.mark.parametrize(
-    ("lanes", "way"), [(1, "once"), (2, "lanes"), (3, "lanes"), pytest.param(4, "lanes", marks=pytest.mark.slow)]
+    ("lanes", "way"), [(1, "once"), (2, "lanes"), *(pytest.param(n, "lanes", marks=pytest.mark.slow) for n in (3, 4))]
 )
 def test_a_recording_gives_what_the_daemon_gives(tmp_path, lanes, way):
     c = config(epochs=2)
