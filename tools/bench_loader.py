@@ -23,8 +23,9 @@ from rtdsae.model.families import make_family
 from rtdsae.model.families.lfads import LFADSConfig
 from rtdsae.recordings import load
 from rtdsae.train.config import Data, Fit, TrainConfig, Window
-from rtdsae.train.fit import draw_batches, keep_memory, make_fabric, session_windows
+from rtdsae.train.fit import draw_batches, keep_memory, session_windows
 from rtdsae.train.objective import Loss, Schedule
+from rtdsae.train.processes import make_fabric
 from rtdsae.train.run import dims_of, prepare
 
 BLOCK = 50_000  # bins that are drawn; the recording is made of them

@@ -37,8 +37,9 @@ from rtdsae.model.families import LFADSConfig, lfads, make_family
 from rtdsae.recordings import Recording, synthetic
 from rtdsae.train.average import Averaged
 from rtdsae.train.config import Data, Fit, Objective, TrainConfig, Window
-from rtdsae.train.fit import keep_memory, make_fabric, session_windows, train_epoch
+from rtdsae.train.fit import keep_memory, session_windows, train_epoch
 from rtdsae.train.objective import Loss
+from rtdsae.train.processes import make_fabric
 from rtdsae.train.run import dims_of
 
 BINS, ANCHOR, SEEN = 100, 20, 40

@@ -29,8 +29,9 @@ from rtdsae.train.average import Averaged
 from rtdsae.train.behaviour import factors_and_behaviour
 from rtdsae.train.config import TrainConfig
 from rtdsae.train.export import CHECKED_BINS, session_files, session_of, weights
-from rtdsae.train.fit import Progress, Standing, make_fabric, run_epochs
+from rtdsae.train.fit import Progress, Standing, run_epochs
 from rtdsae.train.objective import Loss, valid_scores
+from rtdsae.train.processes import make_fabric
 from rtdsae.train.run import describe, last_bins, npz, session_name, vocabulary
 from rtdsae.train.windows import SessionWindows, Tensors
 

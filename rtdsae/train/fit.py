@@ -4,12 +4,10 @@ Every epoch draws from its own seed (windows, masks, noise), so a run that was i
 end goes on bit for bit on a CPU.
 """
 
-import atexit
 import contextlib
 import ctypes
 import gc
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,10 +17,8 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
-from lightning_fabric.strategies import DDPStrategy
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from rtdsae.errors import RtdsaeError, TrainingError
+from rtdsae.errors import TrainingError
 from rtdsae.model.family import Family
 from rtdsae.recordings import Recording
 from rtdsae.train.alignment import align, learnt
@@ -32,10 +28,11 @@ from rtdsae.train.behaviour import fit_behaviour
 from rtdsae.train.config import FactorVAE, Fit, TrainConfig
 from rtdsae.train.factor_vae import Adversary
 from rtdsae.train.objective import Loss, Schedule, valid_scores
+from rtdsae.train.processes import add_up, begin, follow, make_fabric
 from rtdsae.train.run import FAILED, Run, vocabulary
 from rtdsae.train.windows import SessionWindows, Tensors
 
-__all__ = ["Progress", "Standing", "keep_memory", "make_fabric", "run_epochs", "train", "train_epoch"]
+__all__ = ["Progress", "Standing", "keep_memory", "run_epochs", "train", "train_epoch"]
 
 MIN_LR_FRACTION = 0.1
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -165,34 +162,6 @@ def train(
     return run
 
 
-def begin(fabric: Fabric, path: Path, make: Callable[[], Run]) -> Run:
-    """The run, which the first process makes; the others open it.
-
-    Raises:
-        RtdsaeError: what `make` raised, in all of them.
-    """
-    refused = None
-    if fabric.is_global_zero:
-        try:
-            run = make()
-        except RtdsaeError as error:
-            refused = error
-    if refused := fabric.broadcast(refused):
-        raise refused
-    return run if fabric.is_global_zero else Run.open(path)
-
-
-def follow(epochs: Iterator[object]) -> None:
-    """What the processes beside the first one do: their part of each epoch, and no word of success or failure.
-
-    Ctrl-C is the first one's to answer; when it is gone, so are they.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(TrainingError, RuntimeError):
-        for _ in epochs:
-            pass
-
-
 def keep_memory() -> None:
     """Has the C library keep what is freed, as far as that can be had (glibc).
 
@@ -226,32 +195,6 @@ def make_adversary(config: TrainConfig, device: torch.device) -> Adversary | Non
     if not isinstance(chosen, FactorVAE):
         return None
     return Adversary(config.model.f_dim, chosen.units, chosen.learning_rate, device)
-
-
-def make_fabric(fit: Fit, logger: TensorBoardLogger | None = None, n_sessions: int = 1) -> Fabric:
-    """Fabric on the wanted devices, with curves where a logger is given; several processes begin here.
-
-    Raises:
-        TrainingError: a device is not there.
-    """
-    # a batch is of one session, and leaves the others' parameters unused
-    strategy = DDPStrategy(find_unused_parameters=n_sessions > 1) if fit.devices * fit.nodes > 1 else "auto"
-    places: dict[str, Any] = {"devices": fit.devices, "num_nodes": fit.nodes, "strategy": strategy}
-    try:
-        fabric = Fabric(accelerator=fit.accelerator, precision=fit.precision, loggers=logger, **places)
-    except (MisconfigurationException, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise TrainingError(f"fit.accelerator={fit.accelerator} cannot be had ({reason}): choose cpu or auto") from None
-    fabric.launch()
-    if fabric.world_size > 1:
-        atexit.register(leave_group)
-    return fabric
-
-
-def leave_group() -> None:
-    """Ends the processes' connections; their threads abort an interpreter that ends before them."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def run_epochs(
@@ -372,15 +315,6 @@ def check_gradient(fit: Fit, norm: Any, epoch: int, session: int, firsts: torch.
     if fit.precision != "16-mixed" and not torch.isfinite(norm):
         why = f"the gradient is not finite in epoch {epoch}: lower fit.learning_rate or the loss's weights"
         raise NotFinite(why, session, firsts)
-
-
-def add_up(fabric: Fabric, sums: dict[str, float]) -> dict[str, float]:
-    """The sums of all processes, added."""
-    if fabric.world_size == 1:
-        return sums
-    total = fabric.all_reduce(torch.tensor(list(sums.values()), dtype=torch.float64), reduce_op="sum")
-    assert isinstance(total, torch.Tensor)
-    return dict(zip(sums, total.tolist(), strict=True))
 
 
 @contextlib.contextmanager
