@@ -120,9 +120,15 @@ static void take_frame(Subscriber *me, void *socket) {
 }
 
 static void *open_socket(void *context, const char *endpoint, bool newest) {
-    int on = 1, none = 0;
+    int on = 1, none = 0, silent_s = 2, probes = 3, connect_ms = 2000;
     void *socket = zmq_socket(context, ZMQ_SUB);
     zmq_setsockopt(socket, ZMQ_LINGER, &none, sizeof none);
+    /* A daemon's computer that fails says no goodbye: ask it for a sign of life, and else connect anew. */
+    zmq_setsockopt(socket, ZMQ_TCP_KEEPALIVE, &on, sizeof on);
+    zmq_setsockopt(socket, ZMQ_TCP_KEEPALIVE_IDLE, &silent_s, sizeof silent_s);
+    zmq_setsockopt(socket, ZMQ_TCP_KEEPALIVE_INTVL, &on, sizeof on);
+    zmq_setsockopt(socket, ZMQ_TCP_KEEPALIVE_CNT, &probes, sizeof probes);
+    zmq_setsockopt(socket, ZMQ_CONNECT_TIMEOUT, &connect_ms, sizeof connect_ms);
     if (newest) zmq_setsockopt(socket, ZMQ_CONFLATE, &on, sizeof on); /* before it connects */
     if (zmq_connect(socket, endpoint)) {
         fprintf(stderr, "%s: %s; an endpoint is like tcp://127.0.0.1:5556\n", endpoint, zmq_strerror(zmq_errno()));

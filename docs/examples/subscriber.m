@@ -72,6 +72,8 @@ function socket = openSocket(context, endpoint, newest)
     socket.setLinger(0);
     socket.setReceiveTimeOut(100);      % ms: Ctrl-C is heard between two calls
     socket.setConflate(newest);         % before it connects
+    socket.setHeartbeatIvl(1000);       % ms: a daemon's computer that fails says no goodbye, so ask it
+    socket.setHeartbeatTimeout(5000);   % for a sign of life, and else connect anew
     socket.connect(endpoint);
 end
 

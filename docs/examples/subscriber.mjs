@@ -49,6 +49,15 @@ if (!endpoint || !array || !["every", "newest"].includes(mode)) {
   console.error("usage: node subscriber.mjs ENDPOINT ARRAY every|newest [BINS]");
   process.exit(2);
 }
+// A daemon's computer that fails says no goodbye: ask it for a sign of life, and else connect anew.
+const OPTIONS = {
+  linger: 0,
+  tcpKeepalive: 1,
+  tcpKeepaliveIdle: 2,
+  tcpKeepaliveInterval: 1,
+  tcpKeepaliveCount: 3,
+  connectTimeout: 2000,
+};
 let left = bins === undefined ? Infinity : Number(bins);
 let schema = null;
 let last = null;
@@ -56,8 +65,8 @@ let asked = 0;
 
 // Every bin: schemas and bins on one socket, in the order in which they were sent. The newest bin: a socket that
 // conflates keeps one message of whatever kind, so that schemas need another.
-const binSocket = new Subscriber({ conflate: mode === "newest", linger: 0 });
-const schemaSocket = mode === "newest" ? new Subscriber({ linger: 0 }) : binSocket;
+const binSocket = new Subscriber({ conflate: mode === "newest", ...OPTIONS });
+const schemaSocket = mode === "newest" ? new Subscriber(OPTIONS) : binSocket;
 const sockets = new Set([schemaSocket, binSocket]);
 for (const socket of sockets) socket.connect(endpoint);
 schemaSocket.subscribe(SCHEMA);

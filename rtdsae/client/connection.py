@@ -16,6 +16,18 @@ __all__ = ["Connection"]
 
 Socket = zmq.Socket[bytes]
 
+# A daemon's computer that fails says no goodbye, and who only listens would wait for it for ever. So its kernel is
+# asked for a sign of life, which it gives where the daemon is only stopped. And after a cable was out, TCP goes on as
+# late again as it was out for: a connection that was given up is made anew at once.
+GONE = {
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 2,  # s of silence until it asks
+    zmq.TCP_KEEPALIVE_INTVL: 1,
+    zmq.TCP_KEEPALIVE_CNT: 3,
+    zmq.TCP_MAXRT: 5000,  # ms without an answer, to this or to a request, until it gives up
+    zmq.CONNECT_TIMEOUT: 2000,  # ms; TCP itself would try for two minutes, ever more seldom
+}
+
 
 class Connection:
     """What every client has.
@@ -56,8 +68,8 @@ class Connection:
         self.close()
 
     def _connect(self, keys: Path | None) -> None:
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME)
+        for option, value in {zmq.LINGER: 0, zmq.MAXMSGSIZE: MAX_FRAME, **GONE}.items():
+            self._socket.setsockopt(option, value)
         self._socket.setsockopt(zmq.IPV6, self.endpoint.startswith("tcp://["))
         if keys:
             guard(self._socket, keys)

@@ -34,6 +34,7 @@ MAX_WAITING = 1000  # bins kept until their schema comes
 MAX_SCHEMAS = 16  # a model swapped back and forth is known again
 STOPPED_S = 0.5  # who wakes so much too late was stopped, and ZeroMQ's thread with it
 ASK_AGAIN_S = 1.0  # between requests for a schema that was missed
+GONE_S = 3.0  # without a word from a daemon, which says its status once a second
 
 
 class Subscriber(Connection):
@@ -87,6 +88,7 @@ class Subscriber(Connection):
         self._ready: deque[Latents] = deque()
         self._asked_at = -math.inf
         self._arrived_at = -math.inf  # when the last bin did
+        self._heard_at = -math.inf  # when the last message did, of any kind
         super().__init__(endpoint, zmq.SUB, keys, _prepare)
 
     def receive(self, timeout_s: float | None = None) -> Latents | None:
@@ -175,8 +177,9 @@ class Subscriber(Connection):
         self.last_error = str(error)
 
     def _sort(self, message: Latents | Schema | Status) -> None:
+        self._heard_at = time.monotonic()
         if isinstance(message, Latents):
-            self._arrived_at = time.monotonic()
+            self._arrived_at = self._heard_at
             self._take_latents(message)
         elif isinstance(message, Schema):
             self._take_schema(message)
@@ -243,8 +246,11 @@ class Subscriber(Connection):
             return f"{waited} that could be read: {len(self._waiting)} came without their schema"
         if self.errors:
             return f"{waited}, but {self.errors} other messages: {self.last_error}"
-        if self.status is not None:
+        quiet_s = time.monotonic() - self._heard_at
+        if self.status is not None and quiet_s < GONE_S:
             return f"{waited}: the daemon is there, but publishes none; look at its status (stream, anchors)"
+        if quiet_s < math.inf:
+            return f"{waited}, nothing at all for {quiet_s:.0f} s: has it stopped, or its computer, or is a cable out?"
         return f"{waited}: is rtdsae serve running and publishing there, and with these keys?"
 
 

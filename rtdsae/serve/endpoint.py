@@ -13,6 +13,16 @@ from rtdsae.errors import EndpointError
 
 __all__ = ["Endpoints", "bound_at", "free"]
 
+# A client's computer that is gone without a word is forgotten, with what waits for it: after so long that a program may
+# be stopped for a minute and miss nothing.
+GONE = {
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 30,  # s of silence until its kernel is asked for a sign of life
+    zmq.TCP_KEEPALIVE_INTVL: 10,
+    zmq.TCP_KEEPALIVE_CNT: 6,
+    zmq.TCP_MAXRT: 90_000,  # ms in which it takes nothing in
+}
+
 
 class Endpoints:
     """The daemon's ZeroMQ context, and the keys that every socket bound here asks for.
@@ -48,7 +58,7 @@ class Endpoints:
         """
         _check(endpoint, guarded=self._keys is not None)
         bound = self.context.socket(kind)
-        for option, value in {zmq.LINGER: 0, **options}.items():
+        for option, value in {zmq.LINGER: 0, **GONE, **options}.items():
             bound.setsockopt(option, value)
         bound.setsockopt(zmq.IPV6, endpoint.startswith("tcp://["))
         if self._keys:

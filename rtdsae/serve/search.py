@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 PROPERTIES = ("name", "type", "source_id", "hostname", "uid", "session_id", "channel_count", "nominal_srate")
 RETRY_S = 1.0  # after a stream that was found did not fit
 LOOK_S = 0.1  # between two looks at what a search has found: the caller has its turn
+SAME_CLOCK_S = 0.1  # as far as the offset of a busy computer's clock to itself may be measured
 SECOND_STREAM_S = 0.6  # LSL may find the second of several streams half a second after the first
 
 
@@ -195,8 +196,8 @@ class Search(threading.Thread):
                 f"it was {before.kind} before"
             )
         # On this computer the clock is the same: no need to measure it before the first sample. Another's begins anew
-        # when it is switched on.
-        here = info.hostname() == before.hostname == socket.gethostname()
+        # when it is switched on, and may have this one's name.
+        here = info.hostname() == before.hostname == socket.gethostname() and abs(before.clock_offset_s) < SAME_CLOCK_S
         return Source(info, self._wanted, before.clock_offset_s if here else None)
 
     def stop(self) -> None:
