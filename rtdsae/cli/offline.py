@@ -41,13 +41,13 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
 
     def run(self) -> None:
         """Trains, and says where the run is."""
-        follows = int(os.environ.get("LOCAL_RANK", 0)) > 0
-        if follows:  # one of several processes, which the first one started by this very command: it speaks for all
+        if int(os.environ.get("LOCAL_RANK", 0)):  # of several processes on this computer the first one speaks for all
             sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
         config, recordings = self._prepared()
 
         from rtdsae.cli.progress import TrainingProgress
         from rtdsae.train.fit import train
+        from rtdsae.train.processes import FOLLOWED
 
         name = self.config.stem if self.config else "chosen"
         out = self.out or Path("out/runs") / f"{name}-{Path(config.data.paths[0]).stem}"
@@ -56,7 +56,8 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
             print(f"training on {path}: {r.n_bins} bins, {r.n_channels} neurons; run: {out}")
         with TrainingProgress(config.fit.epochs) as progress:
             info = train(out, config, recordings, progress, command=command, resume=self.resume).info
-        if follows:
+        if info["state"] == FOLLOWED:
+            print(f"{FOLLOWED} the training to its end, which the first computer has led; run: {out}")
             return
         if info["too_short"]:
             print(f"{info['too_short']} segments are shorter than a window (S + R bins) and were left out")

@@ -28,7 +28,7 @@ from rtdsae.train.behaviour import fit_behaviour
 from rtdsae.train.config import FactorVAE, Fit, TrainConfig
 from rtdsae.train.factor_vae import Adversary
 from rtdsae.train.objective import Loss, Schedule, valid_scores
-from rtdsae.train.processes import add_up, begin, follow, make_fabric
+from rtdsae.train.processes import add_up, begin, follow, make_fabric, together
 from rtdsae.train.run import FAILED, Run, vocabulary
 from rtdsae.train.windows import SessionWindows, Tensors
 
@@ -123,9 +123,11 @@ def train(
     average = Averaged(family)
     standing = restore(run, family, average, optimizer, adversary) if resume else Standing()
     run.info["epochs_done"] = standing.epoch + 1
-    epochs = run_epochs(fabric, loss, family, average, optimizer, sessions, config, standing, adversary)
+    epochs = together(
+        fabric, run_epochs(fabric, loss, family, average, optimizer, sessions, config, standing, adversary)
+    )
     if not fabric.is_global_zero:
-        follow(epochs)
+        follow(epochs, run)
         return run
     run.trim_metrics(standing.epoch)
     gc.collect()

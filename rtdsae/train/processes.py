@@ -1,43 +1,81 @@
 """The processes that share a training, on several devices or hosts."""
 
 import atexit
-import contextlib
+import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import psutil
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 from lightning_fabric.strategies import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from rtdsae.errors import RtdsaeError, TrainingError
+from rtdsae.errors import RtdsaeError, TrainingError, one_line
 from rtdsae.train.config import Fit
 from rtdsae.train.run import Run
 
-__all__ = ["add_up", "begin", "follow", "make_fabric"]
+__all__ = ["FOLLOWED", "add_up", "begin", "follow", "make_fabric", "together"]
+
+FOLLOWED = "followed"  # what a training is to a process that did not lead it
+PATIENCE = timedelta(minutes=10)  # with the others: to be started, and with each step
+T = TypeVar("T")
 
 
 def make_fabric(fit: Fit, logger: TensorBoardLogger | None = None, n_sessions: int = 1) -> Fabric:
     """Fabric on the wanted devices, with curves where a logger is given; several processes begin here.
 
     Raises:
-        TrainingError: a device is not there.
+        TrainingError: a device is not there, or the processes do not find one another.
     """
-    # a batch is of one session, and leaves the others' parameters unused
-    strategy = DDPStrategy(find_unused_parameters=n_sessions > 1) if fit.devices * fit.nodes > 1 else "auto"
+    strategy: DDPStrategy | str = "auto"
+    if fit.devices * fit.nodes > 1:
+        # a batch is of one session, and leaves the others' parameters unused
+        strategy = DDPStrategy(find_unused_parameters=n_sessions > 1, timeout=PATIENCE)
+    if fit.nodes > 1:
+        choose_card(os.environ.get("MASTER_ADDR", ""))
     places: dict[str, Any] = {"devices": fit.devices, "num_nodes": fit.nodes, "strategy": strategy}
     try:
         fabric = Fabric(accelerator=fit.accelerator, precision=fit.precision, loggers=logger, **places)
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise TrainingError(f"fit.accelerator={fit.accelerator} cannot be had ({reason}): choose cpu or auto") from None
-    fabric.launch()
+    try:
+        fabric.launch()
+    except RuntimeError as error:
+        raise TrainingError(
+            f"the {fit.devices * fit.nodes} processes of this training do not find one another ({one_line(error)}): "
+            "start it on each computer, with MASTER_ADDR and MASTER_PORT of the first; where they have several network "
+            "cards, GLOO_SOCKET_IFNAME (for GPUs NCCL_SOCKET_IFNAME) names the right one"
+        ) from error
     if fabric.world_size > 1:
         atexit.register(leave_group)
     return fabric
+
+
+def choose_card(leader: str) -> None:
+    """Has Gloo use the network card by which the first computer is reached, unless it is told which.
+
+    By itself it takes the one that has the address of this computer's name, which is that of loopback on many: then no
+    other computer gets through, and all of them wait.
+    """
+    if not leader or "GLOO_SOCKET_IFNAME" in os.environ:
+        return
+    try:
+        family, _, _, _, address = socket.getaddrinfo(leader, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(address)  # sends nothing
+            own = probe.getsockname()[0]
+    except OSError:
+        return  # who connects to it next says what is wrong
+    for card, addresses in psutil.net_if_addrs().items():
+        if own in [found.address for found in addresses]:
+            os.environ["GLOO_SOCKET_IFNAME"] = card
 
 
 def leave_group() -> None:
@@ -63,15 +101,44 @@ def begin(fabric: Fabric, path: Path, make: Callable[[], Run]) -> Run:
     return run if fabric.is_global_zero else Run.open(path)
 
 
-def follow(epochs: Iterator[object]) -> None:
-    """What the processes beside the first one do: their part of each epoch, and no word of success or failure.
+def together(fabric: Fabric, epochs: Iterator[T]) -> Iterator[T]:
+    """The epochs, for as long as all processes are there.
 
-    Ctrl-C is the first one's to answer; when it is gone, so are they.
+    Raises:
+        TrainingError: one of them is gone.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(TrainingError, RuntimeError):
+    try:
+        yield from epochs
+    except RuntimeError as error:
+        if fabric.world_size == 1:
+            raise
+        raise TrainingError(
+            f"another process of this training is gone ({one_line(error)}): see what it said, then go on with --resume"
+        ) from error
+
+
+def follow(epochs: Iterator[object], run: Run) -> None:
+    """What the processes beside the first one do: their part of each epoch.
+
+    Those that the first one started say no word of success or failure, and leave Ctrl-C to it.
+
+    Raises:
+        TrainingError: the training failed, where somebody started this process.
+    """
+    if not started_here():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
         for _ in epochs:
             pass
+    except TrainingError:
+        if started_here():
+            raise
+    run.info["state"] = FOLLOWED
+
+
+def started_here() -> bool:
+    """Whether this process is the one that somebody started on this computer; that one starts the others here."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0
 
 
 def add_up(fabric: Fabric, sums: dict[str, float]) -> dict[str, float]:
