@@ -3,13 +3,13 @@
 import json
 import random
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from computers import Network
 from test_fit import recording
 
 from rtdsae import bundle, recordings, shipped
@@ -117,6 +117,7 @@ def test_the_shipped_search_is_one():
 # real ones ------------------------------------------------------------------------------------------------------------
 
 RAY_SESSIONS = Path("/tmp/ray")  # a folder for each Ray that was started on this computer
+TAKES_S = 300
 RAY = "Ray is not installed: pip install '.[search]'"
 
 
@@ -171,24 +172,28 @@ def test_a_search_that_was_interrupted_goes_on(here, method):
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """A cluster's address: a head with no core for trials, and a node with one that has joined it, with a token."""
+    """Two computers, with a token: the first, where they meet, has no core for trials, and the second has one."""
     pytest.importorskip("ray", reason=RAY)
     monkeypatch.setenv("HOME", str(tmp_path))  # Ray keeps the token there
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    ray = [str(Path(sys.executable).with_name("ray"))]
-    run = {"check": True, "capture_output": True, "timeout": 120, "text": True}
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    head = ["--head", "--include-dashboard=false", "--node-ip-address=127.0.0.1", f"--port={address[10:]}"]
-    try:
-        subprocess.run([*ray, "get-auth-token", "--generate"], **run)
-        subprocess.run([*ray, "start", *head, "--num-cpus=0"], **run)
-        subprocess.run([*ray, "start", "--address", address, "--num-cpus=1"], **run)
-        yield address
-    finally:
-        subprocess.run([*ray, "stop", "--force"], **run)
+    ray = str(Path(sys.executable).with_name("ray"))
+    with Network() as network:
+        first, second = network.computer("first"), network.computer("second")
+        head = ["--head", "--include-dashboard=false", f"--node-ip-address={first.address}", "--port=6379"]
+        try:
+            said(first.start(ray, "get-auth-token", "--generate"))
+            said(first.start(ray, "start", *head, "--num-cpus=0"))
+            said(second.start(ray, "start", f"--address={first.address}:6379", "--num-cpus=1"))
+            yield first
+        finally:
+            subprocess.run([ray, "stop", "--force"], check=True, capture_output=True, timeout=TAKES_S)
+
+
+def said(program):
+    words = program.communicate(timeout=TAKES_S)[0]
+    assert program.returncode == 0, words
+    return words
 
 
 @pytest.mark.slow
@@ -196,9 +201,8 @@ def test_a_cluster_does_the_same(here, cluster):
     write(here, method="pbt", trials=4, concurrent=4)
     command = [sys.executable, "-m", "rtdsae", "search", "s.yaml", "--data", "wave.h5", "--out", "out"]
     here_too = {path.name for path in RAY_SESSIONS.glob("session_*")}
-    done = subprocess.run([*command, "--address", cluster], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "finished: 4 of 4 trials came to their end" in done.stdout
+    words = said(cluster.start(*command, "--address", f"{cluster.address}:6379"))
+    assert "finished: 4 of 4 trials came to their end" in words
     assert {path.name for path in RAY_SESSIONS.glob("session_*")} == here_too  # no Ray of its own was started
 
 
