@@ -1,4 +1,4 @@
-"""LSL on loopback for the whole session, children included, before anything imports pylsl; and which tests share a process."""
+"""LSL on loopback for all tests and their children, before anything imports pylsl; and which tests share a process."""
 
 import os
 from pathlib import Path
