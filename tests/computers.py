@@ -52,10 +52,10 @@ class Computer:
         new = ["--net", "--uts", "--time", f"--monotonic={uptime_s}", "--fork", "--kill-child"]
         self.held = Held(name, network.switch.enter("--user"), new)
         number = network.numbers.setdefault(plug, len(network.numbers) + 1)
-        self.address, card = f"10.7.0.{number}", f"02:00:00:00:00:{number:02x}"
+        self.address, self.card = f"10.7.0.{number}", f"02:00:00:00:00:{number:02x}"
         network.computers.append(self)
         network.switch.run(
-            f"ip link add {self.port} type veth peer name eth0 address {card} netns {self.held.pid}; "
+            f"ip link add {self.port} type veth peer name eth0 address {self.card} netns {self.held.pid}; "
             f"ip link set {self.port} master switch up"
         )
         self.run(
@@ -79,10 +79,15 @@ class Computer:
         return program
 
     def unplug(self):
-        self.network.switch.run(f"ip link set {self.port} down")
+        """As beyond a router: no card and no ARP notices, so that TCP waits ever longer for an answer."""
+        for here in self.network.computers:
+            for there in self.network.computers:
+                if here is not there:
+                    here.run(f"ip neighbour replace {there.address} lladdr {there.card} dev eth0 nud permanent")
+        self.network.switch.run(f"ip link set {self.port} nomaster")
 
     def plug(self):
-        self.network.switch.run(f"ip link set {self.port} up")
+        self.network.switch.run(f"ip link set {self.port} master switch")
 
     def off(self):
         """No word of it leaves the computer, not even that its connections end."""

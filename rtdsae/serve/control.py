@@ -262,7 +262,7 @@ def _parse(body: list[bytes]) -> Request:
 
 def _identity(body: list[bytes]) -> Id:
     """The `id` of a request that may not be one."""
-    with contextlib.suppress(ValueError, RecursionError):
+    with contextlib.suppress(ValueError, RecursionError, IndexError):  # the last: broken off by the end
         return msgspec.json.decode(body[-1], type=Named).id
     return None
 

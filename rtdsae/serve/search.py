@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 PROPERTIES = ("name", "type", "source_id", "hostname", "uid", "session_id", "channel_count", "nominal_srate")
 RETRY_S = 1.0  # after a stream that was found did not fit
+RESUMES_S = 10.0  # in which a silent stream's connection may go on, with all that it has kept; as long as LSL keeps
+SPEAKS_S = 5.0  # for a new connection to the same stream to bring a sample, before another is looked for
 LOOK_S = 0.1  # between two looks at what a search has found: the caller has its turn
 SAME_CLOCK_S = 0.1  # as far as the offset of a busy computer's clock to itself may be measured
 SECOND_STREAM_S = 0.6  # LSL may find the second of several streams half a second after the first
@@ -73,6 +75,7 @@ def find(
     *,
     again: str = "",
     in_place_of: str = "",
+    itself_after_s: float = np.inf,
 ) -> pylsl.StreamInfo | None:
     """The one stream that matches a query; waits up to `timeout_s` for it to appear.
 
@@ -82,17 +85,21 @@ def find(
         tick: called ten times a second; when it returns False the search is given up and the answer is None.
         again: the source_id of a stream that was lost: it is taken as soon as it is seen.
         in_place_of: the uid of a stream that is silent and may speak again: nothing but itself, restarted, is meant.
+        itself_after_s: then it may be itself, not restarted, too: it can be reached, if not by the old connection.
 
     Raises:
         StreamError: none or several match, or the query is not valid XPath.
     """
     search = _search(predicate(query))
-    deadline = pylsl.local_clock() + timeout_s
+    began = pylsl.local_clock()
+    deadline = began + timeout_s
     settled = np.inf  # when a second stream would have shown
     while True:
         found = search.results()
         if in_place_of:
-            found = [i for i in found if i.uid() != in_place_of and i.source_id() in ("", again)]
+            others = [info for info in found if info.uid() != in_place_of and info.source_id() in ("", again)]
+            itself = [info for info in found if info.uid() == in_place_of]
+            found = others or (itself if pylsl.local_clock() >= began + itself_after_s else [])
         if same := [info for info in found if again and info.source_id() == again]:
             return same[0]
         now = pylsl.local_clock()
@@ -170,11 +177,10 @@ class Search(threading.Thread):
                     return
                 self._scheduled()  # and so are LSL's threads that carry the bins, which begin here
                 found = self._open(info)
-                if self._stopping.is_set():
-                    found.close()
-                else:
+                if self._is_better(found) and not self._stopping.is_set():
                     self.found = found
-                return
+                    return
+                found.close()
             except Exception as error:  # whatever is wrong with it, another may come
                 if one_line(error) != self.problem:
                     self.problem = one_line(error)
@@ -184,11 +190,19 @@ class Search(threading.Thread):
     def _find(self) -> pylsl.StreamInfo | None:
         before = self._before
         in_place_of = before.uid if self._silent else ""
-        again = before.source_id
-        return find(self._query, np.inf, lambda: not self._stopping.is_set(), again=again, in_place_of=in_place_of)
+        return find(
+            self._query,
+            np.inf,
+            lambda: not self._stopping.is_set(),
+            again=before.source_id,
+            in_place_of=in_place_of,
+            itself_after_s=RESUMES_S,
+        )
 
     def _open(self, info: pylsl.StreamInfo) -> Source:
         before = self._before
+        if info.uid() == before.uid:
+            return Source(info, self._wanted, before.clock_offset_s, like=before)
         found = (info.nominal_srate(), *self._wanted.check(info))
         if found[1:] != (before.kind, before.samples_per_bin):
             raise StreamError(
@@ -199,6 +213,18 @@ class Search(threading.Thread):
         # when it is switched on, and may have this one's name.
         here = info.hostname() == before.hostname == socket.gethostname() and abs(before.clock_offset_s) < SAME_CLOCK_S
         return Source(info, self._wanted, before.clock_offset_s if here else None)
+
+    def _is_better(self, found: Source) -> bool:
+        """Whether it is to take the old one's place: the same stream only if it speaks here, and not there.
+
+        After a network was gone, TCP is silent for up to as long again, when a new connection would bring bins.
+        """
+        if found.uid != self._before.uid:
+            return True
+        tries = round(SPEAKS_S / LOOK_S)
+        if not any(found.available() or self._stopping.wait(LOOK_S) for _ in range(tries)):
+            return False
+        return not self._stopping.wait(max(1.0, 2 * self._wanted.bin_width_s))  # in which the old one would be heard
 
     def stop(self) -> None:
         """Gives up."""

@@ -134,6 +134,7 @@ class Source:
         info: of the stream.
         wanted: what it must be like.
         clock_offset_s: of the source's clock, where it is known; else it is measured first, half a second.
+        like: another connection to the very same stream, whose channels were put in order already.
 
     Attributes:
         kind: counts, samples or events.
@@ -145,7 +146,13 @@ class Source:
         StreamError: it does not fit or has vanished.
     """
 
-    def __init__(self, info: pylsl.StreamInfo, wanted: Wanted, clock_offset_s: float | None = None) -> None:
+    def __init__(
+        self,
+        info: pylsl.StreamInfo,
+        wanted: Wanted,
+        clock_offset_s: float | None = None,
+        like: "Source | None" = None,
+    ) -> None:
         self.kind, self.samples_per_bin = wanted.check(info)
         self.source_id: str = info.source_id() or info.name()
         self.uid, self.hostname = info.uid(), info.hostname()
@@ -158,6 +165,7 @@ class Source:
         self._error = ctypes.c_int()
         self._error_at = ctypes.byref(self._error)
         self._buffers: dict[int, tuple[object, ...]] = {}
+        self._order: NDArray[np.intp] | None = None
         self._closing = threading.Event()
         self._clock = threading.Thread(target=self._follow_clock, name="lsl-clock", daemon=True)
         try:
@@ -167,18 +175,21 @@ class Source:
                 max_chunklen=1 if 0 < info.nominal_srate() <= SEND_SINGLY_HZ else 0,
                 recover=False,
             )
-            self._open(wanted, clock_offset_s is None)
+            self._order = like._order if like else self._read_order(wanted)
+            self._open(clock_offset_s is None)
         except (RuntimeError, pylsl.util.LostError) as error:
             raise StreamError(f"stream {self.source_id}: {error}") from error
 
-    def _open(self, wanted: Wanted, unknown_clock: bool) -> None:
+    def _read_order(self, wanted: Wanted) -> NDArray[np.intp] | None:
         labels = self._inlet.info(OPEN_S).get_channel_labels()
         n, where = self._values.shape[1], f"stream {self.source_id}"
         if self.kind != "events" and wanted.match != "count" and labels and len(labels) != n:
             raise StreamError(
                 f"{where} has {n} channels and names {len(labels)}: mend its description, or say match=count"
             )
-        self._order = None if self.kind == "events" else wanted.order(labels, where)
+        return None if self.kind == "events" else wanted.order(labels, where)
+
+    def _open(self, unknown_clock: bool) -> None:
         self._ordered = (
             self._values if self._order is None else np.zeros((len(self._values), len(self._order)), np.float32)
         )

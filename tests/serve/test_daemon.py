@@ -261,6 +261,29 @@ def test_a_stream_that_pauses_is_not_left_for_another(tmp_path):
             served.receive(lambda self: self.statuses[-1]["stream"]["connected"])
 
 
+@pytest.mark.slow
+def test_a_stream_that_pauses_for_long_is_heard_by_the_connection_that_stands(tmp_path):
+    """Another is tried after some 10 s, and again and again: it brings nothing sooner, so that no sample is lost."""
+    toy, pause = Toy(), 40
+    x = toy.counts(200)
+    offsets = (np.arange(200) + 1) * 0.02
+    offsets[100:] += pause
+    with (
+        LslSource(x, 50.0, offsets=offsets, on_time=True) as source,
+        Served(tmp_path, toy, f"source_id={source.source_id}") as served,
+    ):
+        served.bins(90).receive(lambda self: not self.statuses[-1]["stream"]["connected"])
+        n = 200 + pause * 50
+        served.bins(n - toy.n_anchor)
+        served.check_order()
+        whole, observed = np.zeros((n, toy.n_channels), np.float32), np.zeros(n, np.float32)
+        whole[:100], whole[-100:], observed[:100], observed[-100:] = x[:100], x[100:], 1, 1
+        served.check_values(whole, observed)
+        code, said = served.stop()
+        assert code == 0
+        assert "is back" not in said
+
+
 @pytest.mark.parametrize("same_id", [True, False])
 def test_a_source_that_dies_and_returns_goes_on_on_the_same_grid(tmp_path, same_id):
     toy, name = Toy(), f"returning-{tmp_path.name}"
