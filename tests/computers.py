@@ -17,7 +17,7 @@ import sys
 
 import pytest
 
-HOLD = "import os, signal, socket, sys; socket.sethostname(sys.argv[1]); print(os.getpid(), flush=True); signal.pause()"
+HOLD = "import os, socket, sys; socket.sethostname(sys.argv[1]); print(os.getpid(), flush=True); sys.stdin.read()"
 
 
 class Network:
@@ -27,13 +27,13 @@ class Network:
         for tool in ("ip", "nsenter", "unshare"):
             if not shutil.which(tool):
                 pytest.skip(f"no {tool}: Debian's iproute2 and util-linux have what makes computers of one")
-        new = ["--user", "--map-root-user", "--net", "--uts"]
-        tried = subprocess.run(["unshare", *new, "--time", "true"], capture_output=True, text=True)
+        new, bridge = ["--user", "--map-root-user", "--net", "--uts"], "ip link add switch type bridge"
+        tried = subprocess.run(["unshare", *new, "--time", "sh", "-c", bridge], capture_output=True, text=True)
         if tried.returncode:
             pytest.skip(f"this computer cannot be made several: {tried.stderr.strip()}")
         self.switch = Held("switch", [], new)
         self.computers, self.numbers = [], {}
-        self.switch.run("ip link add switch type bridge; ip link set switch up")
+        self.switch.run(f"{bridge}; ip link set switch up")
         return self
 
     def computer(self, plug, uptime_s=0, name=None):
@@ -105,6 +105,7 @@ class Held:
     def __init__(self, name, inside, new):
         self.process = subprocess.Popen(
             [*inside, "unshare", *new, sys.executable, "-c", HOLD, name],
+            stdin=subprocess.PIPE,  # whose end is its end, should the tests be killed
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -9,8 +9,17 @@ os.environ["LSLAPICFG"] = str(Path(__file__).parent.parent / "configs" / "lsl_lo
 
 # Several processes share the tests (`-n`), each a file at a time. Those with streams, daemons and browsers have one of
 # them to themselves, one after another: they need time at once, and the documentation's pages the ports that they name.
-ALONGSIDE = {"model", "train", "evaluate", "recordings", "network"}
-ALONGSIDE |= {"test_bins", "test_bundle", "test_fuzz", "test_offline", "test_shipped_models", "test_site", "test_wire"}
+ALONGSIDE = {"model", "train", "evaluate", "recordings"}
+ALONGSIDE |= {
+    "test_bins",
+    "test_bundle",
+    "test_fuzz",
+    "test_offline",
+    "test_shipped_models",
+    "test_site",
+    "test_training",
+    "test_wire",
+}
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -56,6 +56,8 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
             print(f"training on {path}: {r.n_bins} bins, {r.n_channels} neurons; run: {out}")
         with TrainingProgress(config.fit.epochs) as progress:
             info = train(out, config, recordings, progress, command=command, resume=self.resume).info
+        if problem := info.get("problem"):  # with this process of several alone
+            print(f"rtdsae train: {problem}", file=sys.__stderr__)
         if info["state"] == FOLLOWED:
             print(f"{FOLLOWED} the training to its end, which the first computer has led; run: {out}")
             return

@@ -242,15 +242,15 @@ class Subscriber(Connection):
     def why_silent(self) -> str:
         """What is known of why no bin came for `timeout_s`."""
         waited = f"no bin from {self.endpoint} for {self.timeout_s:g} s"
+        quiet_s = time.monotonic() - self._heard_at
+        if GONE_S <= quiet_s < math.inf:
+            return f"{waited}, nothing at all for {quiet_s:.0f} s: has it stopped, or its computer, or is a cable out?"
         if self._waiting:
             return f"{waited} that could be read: {len(self._waiting)} came without their schema"
         if self.errors:
             return f"{waited}, but {self.errors} other messages: {self.last_error}"
-        quiet_s = time.monotonic() - self._heard_at
-        if self.status is not None and quiet_s < GONE_S:
+        if self.status is not None:
             return f"{waited}: the daemon is there, but publishes none; look at its status (stream, anchors)"
-        if quiet_s < math.inf:
-            return f"{waited}, nothing at all for {quiet_s:.0f} s: has it stopped, or its computer, or is a cable out?"
         return f"{waited}: is rtdsae serve running and publishing there, and with these keys?"
 
 

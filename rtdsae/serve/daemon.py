@@ -263,7 +263,7 @@ class Daemon:
         """Looks after subscribers and status: not after each bin of a fast stream, whose delivery needs the core."""
         self._notifier.watchdog()
         self._publisher.greet()
-        self._link.renew()
+        self._link.renew(self._last_input)
         now = pylsl.local_clock()
         self._next_chores = now + CHORES_PERIOD_S
         if now >= self._next_status:

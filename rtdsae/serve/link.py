@@ -60,14 +60,18 @@ class Link:
         self._stop_search()
         self._search = Search(self._query, self._wanted, source, silent=False)
 
-    def renew(self) -> None:
-        """Takes the stream that a search has found, if it has."""
-        search = self._search
+    def renew(self, heard_at: float) -> None:
+        """Takes the stream that a search has found, if it has; the present one last brought a sample at `heard_at`."""
+        search, old = self._search, self.source
         if search is None or search.found is None:
             return
-        if self.source is not None:  # it was silent all the while; closing may take a second
-            threading.Thread(target=self.source.close, daemon=True).start()
-        self.source, self._search = search.found, None
+        if old and search.found.uid == old.uid and (heard_at > search.since or old.available()):
+            self._stop_search()  # the old connection speaks again, and with what it has kept
+            return
+        if old is not None:  # it was silent all the while; closing may take a second
+            threading.Thread(target=old.close, daemon=True).start()
+        self.source, search.found = search.found, None
+        self._stop_search()
         log.info("stream %s is back, clock offset %.6f s", self.source.source_id, self.source.clock_offset_s)
 
     def watch(self, silent_s: float) -> None:

@@ -27,8 +27,9 @@ log = logging.getLogger(__name__)
 
 PROPERTIES = ("name", "type", "source_id", "hostname", "uid", "session_id", "channel_count", "nominal_srate")
 RETRY_S = 1.0  # after a stream that was found did not fit
-RESUMES_S = 10.0  # in which a silent stream's connection may go on, with all that it has kept; as long as LSL keeps
+RESUMES_S = 13.0  # in which TCP goes on by itself after 10 s without a network: no sample that LSL has kept is given up
 SPEAKS_S = 5.0  # for a new connection to the same stream to bring a sample, before another is looked for
+HEARD_S = 1.0  # from then on, in which the old one would have brought it too
 LOOK_S = 0.1  # between two looks at what a search has found: the caller has its turn
 SAME_CLOCK_S = 0.1  # as far as the offset of a busy computer's clock to itself may be measured
 SECOND_STREAM_S = 0.6  # LSL may find the second of several streams half a second after the first
@@ -151,7 +152,8 @@ class Search(threading.Thread):
     It is a thread of its own because finding and opening take a second, in which bins may be due.
 
     Attributes:
-        found: the open stream.
+        found: the open stream; whoever takes it sets it to None. It is closed with the search otherwise.
+        since: when it was opened.
         problem: why the last one that was found would not do; "" where none was.
     """
 
@@ -159,6 +161,7 @@ class Search(threading.Thread):
         """`silent`: the old connection stands and may speak again, so that another stream is meant."""
         super().__init__(name="lsl-search", daemon=True)
         self.found: Source | None = None
+        self.since = np.inf
         self.problem = ""
         self._query, self._wanted, self._before, self._silent = query, wanted, before, silent
         self._stopping = threading.Event()
@@ -176,9 +179,13 @@ class Search(threading.Thread):
                 if info is None or self._stopping.is_set():
                     return
                 self._scheduled()  # and so are LSL's threads that carry the bins, which begin here
+                self.since = pylsl.local_clock()
                 found = self._open(info)
-                if self._is_better(found) and not self._stopping.is_set():
+                if self._speaks(found):
                     self.found = found
+                    self._stopping.wait()
+                    if self.found:
+                        self.found.close()
                     return
                 found.close()
             except Exception as error:  # whatever is wrong with it, another may come
@@ -214,17 +221,18 @@ class Search(threading.Thread):
         here = info.hostname() == before.hostname == socket.gethostname() and abs(before.clock_offset_s) < SAME_CLOCK_S
         return Source(info, self._wanted, before.clock_offset_s if here else None)
 
-    def _is_better(self, found: Source) -> bool:
-        """Whether it is to take the old one's place: the same stream only if it speaks here, and not there.
+    def _speaks(self, found: Source) -> bool:
+        """Whether it may take the old one's place: a new connection to the very same stream has to bring samples first.
 
-        After a network was gone, TCP is silent for up to as long again, when a new connection would bring bins.
+        After a network was gone, TCP is silent for up to as long again. A stream that only pauses is silent here too.
         """
-        if found.uid != self._before.uid:
+        if not self._silent or found.uid != self._before.uid:
             return True
-        tries = round(SPEAKS_S / LOOK_S)
-        if not any(found.available() or self._stopping.wait(LOOK_S) for _ in range(tries)):
-            return False
-        return not self._stopping.wait(max(1.0, 2 * self._wanted.bin_width_s))  # in which the old one would be heard
+        deadline = pylsl.local_clock() + max(SPEAKS_S, 2 * self._wanted.bin_width_s)
+        while not found.available():
+            if self._stopping.wait(LOOK_S) or pylsl.local_clock() > deadline:
+                return False
+        return not self._stopping.wait(HEARD_S)
 
     def stop(self) -> None:
         """Gives up."""

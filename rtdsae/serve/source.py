@@ -167,7 +167,7 @@ class Source:
         self._buffers: dict[int, tuple[object, ...]] = {}
         self._order: NDArray[np.intp] | None = None
         self._closing = threading.Event()
-        self._clock = threading.Thread(target=self._follow_clock, name="lsl-clock", daemon=True)
+        self._clock: threading.Thread | None = None
         try:
             self._inlet = pylsl.StreamInlet(
                 info,
@@ -199,6 +199,7 @@ class Source:
             except pylsl.util.TimeoutError:
                 log.warning("stream %s answers no clock probes: its stamps are taken as this machine's", self.source_id)
         self._inlet.open_stream(OPEN_S)  # last: samples that wait for the clock would be decoded late
+        self._clock = threading.Thread(target=self._follow_clock, name="lsl-clock", daemon=True)
         self._clock.start()
 
     def available(self) -> int:
@@ -255,7 +256,7 @@ class Source:
     def close(self) -> None:
         """Closes the stream; bounded by one clock probe."""
         self._closing.set()
-        if self._clock.is_alive():
+        if self._clock:
             self._clock.join()
         self._inlet = None
 

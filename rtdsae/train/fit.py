@@ -27,8 +27,9 @@ from rtdsae.train.average import Averaged
 from rtdsae.train.behaviour import fit_behaviour
 from rtdsae.train.config import FactorVAE, Fit, TrainConfig
 from rtdsae.train.factor_vae import Adversary
+from rtdsae.train.failures import NotFinite, check_finite, check_gradient, memory_explained, together
 from rtdsae.train.objective import Loss, Schedule, valid_scores
-from rtdsae.train.processes import add_up, begin, follow, make_fabric, together
+from rtdsae.train.processes import add_up, begin, follow, make_fabric
 from rtdsae.train.run import FAILED, Run, vocabulary
 from rtdsae.train.windows import SessionWindows, Tensors
 
@@ -53,19 +54,6 @@ class Progress:
     epochs: int
     metrics: dict[str, float]
     best_epoch: int
-
-
-class NotFinite(TrainingError):
-    """The loss of a batch is no number.
-
-    Attributes:
-        session: whose batch it was.
-        first: (B,) the first bins of its windows.
-    """
-
-    def __init__(self, message: str, session: int, first: torch.Tensor) -> None:
-        super().__init__(message)
-        self.session, self.first = session, first
 
 
 @dataclass
@@ -107,7 +95,8 @@ def train(
     keep_memory()
     sessions = session_windows(recordings, config)
     fabric = make_fabric(fit, TensorBoardLogger(path, name="tensorboard", version=""), len(sessions))
-    run = begin(fabric, path, lambda: (Run.resume if resume else Run.create)(path, config, recordings, command))
+    with together(fabric):
+        run = begin(fabric, path, lambda: (Run.resume if resume else Run.create)(path, config, recordings, command))
     run.info["too_short"] = sum(windows.too_short for session in sessions for windows in (session.train, session.valid))
 
     torch.manual_seed(fit.seed)
@@ -118,14 +107,13 @@ def train(
         )
     align(family, recordings)
     optimizer = torch.optim.AdamW(family.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
-    loss, optimizer = fabric.setup(Loss(family, config.objective), optimizer)
+    with together(fabric):
+        loss, optimizer = fabric.setup(Loss(family, config.objective), optimizer)
     adversary = make_adversary(config, fabric.device)
     average = Averaged(family)
     standing = restore(run, family, average, optimizer, adversary) if resume else Standing()
     run.info["epochs_done"] = standing.epoch + 1
-    epochs = together(
-        fabric, run_epochs(fabric, loss, family, average, optimizer, sessions, config, standing, adversary)
-    )
+    epochs = run_epochs(fabric, loss, family, average, optimizer, sessions, config, standing, adversary)
     if not fabric.is_global_zero:
         follow(epochs, run)
         return run
@@ -220,7 +208,8 @@ def run_epochs(
             return
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(fit, epoch)
-        metrics = train_epoch(fabric, loss, family, average, optimizer, sessions, config, epoch, adversary)
+        with together(fabric):
+            metrics = train_epoch(fabric, loss, family, average, optimizer, sessions, config, epoch, adversary)
         windows = -(-4 * fit.batch_size // fit.shards)  # without gradients four times as many fit
         with memory_explained(fit, sessions[0].valid.bins):
             scores = valid_scores(average.module, sessions, windows, fabric.device)
@@ -289,53 +278,6 @@ def train_epoch(
 def epoch_seed(fit: Fit, epoch: int) -> int:
     """From which everything in an epoch is drawn."""
     return fit.seed * 1_000_003 + epoch
-
-
-def check_finite(
-    fabric: Fabric, terms: dict[str, torch.Tensor], epoch: int, session: int, firsts: torch.Tensor
-) -> None:
-    """All processes end where the loss of one is no number.
-
-    Raises:
-        NotFinite: it is not.
-    """
-    finite: Any = torch.isfinite(terms["loss"]).float()
-    if fabric.world_size > 1:
-        finite = fabric.all_reduce(finite, reduce_op="mean")
-    if finite < 1:
-        bad = ", ".join(name for name, value in terms.items() if not torch.isfinite(value)) or "another process's loss"
-        why = f"{bad} is not finite in epoch {epoch}: lower fit.learning_rate or fit.clip_norm"
-        raise NotFinite(why, session, firsts)
-
-
-def check_gradient(fit: Fit, norm: Any, epoch: int, session: int, firsts: torch.Tensor) -> None:
-    """All processes have the same gradient. Half precision's own scaler finds and leaves out those that are too large.
-
-    Raises:
-        NotFinite: its norm is no number.
-    """
-    if fit.precision != "16-mixed" and not torch.isfinite(norm):
-        why = f"the gradient is not finite in epoch {epoch}: lower fit.learning_rate or the loss's weights"
-        raise NotFinite(why, session, firsts)
-
-
-@contextlib.contextmanager
-def memory_explained(fit: Fit, bins: int) -> Iterator[None]:
-    """Says what to lower where memory does not suffice.
-
-    Raises:
-        TrainingError: it does not.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        words = str(error)
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in words:
-            raise
-        raise TrainingError(
-            f"out of memory on a batch of {fit.batch_size} windows of {bins} bins in fit.shards={fit.shards}: raise "
-            "that, or lower fit.batch_size, window.horizon_bins or the model's sizes, and begin anew"
-        ) from None
 
 
 def draw_batches(sessions: list[SessionWindows], fit: Fit, epoch: int) -> list[tuple[int, torch.Tensor]]:

@@ -1,13 +1,14 @@
 """The processes that share a training, on several devices or hosts."""
 
 import atexit
+import ipaddress
 import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 import torch
@@ -18,13 +19,13 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from rtdsae.errors import RtdsaeError, TrainingError, one_line
 from rtdsae.train.config import Fit
+from rtdsae.train.failures import Gone, NotFinite
 from rtdsae.train.run import Run
 
-__all__ = ["FOLLOWED", "add_up", "begin", "follow", "make_fabric", "together"]
+__all__ = ["FOLLOWED", "add_up", "begin", "follow", "make_fabric"]
 
 FOLLOWED = "followed"  # what a training is to a process that did not lead it
 PATIENCE = timedelta(minutes=10)  # with the others: to be started, and with each step
-T = TypeVar("T")
 
 
 def make_fabric(fit: Fit, logger: TensorBoardLogger | None = None, n_sessions: int = 1) -> Fabric:
@@ -47,11 +48,14 @@ def make_fabric(fit: Fit, logger: TensorBoardLogger | None = None, n_sessions: i
         raise TrainingError(f"fit.accelerator={fit.accelerator} cannot be had ({reason}): choose cpu or auto") from None
     try:
         fabric.launch()
-    except RuntimeError as error:
-        raise TrainingError(
-            f"the {fit.devices * fit.nodes} processes of this training do not find one another ({one_line(error)}): "
+    except (RuntimeError, ValueError) as error:
+        cure = (
             "start it on each computer, with MASTER_ADDR and MASTER_PORT of the first; where they have several network "
-            "cards, GLOO_SOCKET_IFNAME (for GPUs NCCL_SOCKET_IFNAME) names the right one"
+        )
+        cure += "cards, GLOO_SOCKET_IFNAME (for GPUs NCCL_SOCKET_IFNAME) names the right one"
+        raise TrainingError(
+            f"the {fit.devices * fit.nodes} processes of this training do not find one another ({one_line(error)})"
+            + (f": {cure}" if fit.nodes > 1 else "")
         ) from error
     if fabric.world_size > 1:
         atexit.register(leave_group)
@@ -63,6 +67,9 @@ def choose_card(leader: str) -> None:
 
     By itself it takes the one that has the address of this computer's name, which is that of loopback on many: then no
     other computer gets through, and all of them wait.
+
+    Raises:
+        TrainingError: the first computer's name is that of its loopback.
     """
     if not leader or "GLOO_SOCKET_IFNAME" in os.environ:
         return
@@ -73,9 +80,15 @@ def choose_card(leader: str) -> None:
             own = probe.getsockname()[0]
     except OSError:
         return  # who connects to it next says what is wrong
+    if ipaddress.ip_address(own).is_loopback and leader not in ("localhost", own):
+        raise TrainingError(
+            f"MASTER_ADDR={leader} is {address[0]} on this computer, which no other reaches: set it to the address "
+            "that this computer has on the network, on all of them"
+        )
     for card, addresses in psutil.net_if_addrs().items():
         if own in [found.address for found in addresses]:
             os.environ["GLOO_SOCKET_IFNAME"] = card
+            return
 
 
 def leave_group() -> None:
@@ -101,26 +114,11 @@ def begin(fabric: Fabric, path: Path, make: Callable[[], Run]) -> Run:
     return run if fabric.is_global_zero else Run.open(path)
 
 
-def together(fabric: Fabric, epochs: Iterator[T]) -> Iterator[T]:
-    """The epochs, for as long as all processes are there.
-
-    Raises:
-        TrainingError: one of them is gone.
-    """
-    try:
-        yield from epochs
-    except RuntimeError as error:
-        if fabric.world_size == 1:
-            raise
-        raise TrainingError(
-            f"another process of this training is gone ({one_line(error)}): see what it said, then go on with --resume"
-        ) from error
-
-
 def follow(epochs: Iterator[object], run: Run) -> None:
     """What the processes beside the first one do: their part of each epoch.
 
-    Those that the first one started say no word of success or failure, and leave Ctrl-C to it.
+    Those that the first one started leave Ctrl-C to it, and must not fail: it would be killed. `run.info` then has what
+    was wrong with this one alone.
 
     Raises:
         TrainingError: the training failed, where somebody started this process.
@@ -130,9 +128,11 @@ def follow(epochs: Iterator[object], run: Run) -> None:
     try:
         for _ in epochs:
             pass
-    except TrainingError:
+    except TrainingError as error:
         if started_here():
             raise
+        if not isinstance(error, Gone | NotFinite):
+            run.info["problem"] = str(error)
     run.info["state"] = FOLLOWED
 
 

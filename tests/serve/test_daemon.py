@@ -263,8 +263,8 @@ def test_a_stream_that_pauses_is_not_left_for_another(tmp_path):
 
 @pytest.mark.slow
 def test_a_stream_that_pauses_for_long_is_heard_by_the_connection_that_stands(tmp_path):
-    """Another is tried after some 10 s, and again and again: it brings nothing sooner, so that no sample is lost."""
-    toy, pause = Toy(), 40
+    """Another is tried after 14 s, for 5, and again after 32, where it is open just then: no sample is lost by it."""
+    toy, pause = Toy(), 32
     x = toy.counts(200)
     offsets = (np.arange(200) + 1) * 0.02
     offsets[100:] += pause

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from lsl_source import LslSource
+from station import until
 
 from rtdsae.errors import StreamError
 from rtdsae.serve.search import Search, find, predicate
@@ -121,13 +122,21 @@ def test_two_matching_streams_are_listed():
         assert two.source_id in str(error.value)
 
 
+@contextlib.contextmanager
+def ended(search):
+    """What a search finds; both are at their end after it."""
+    until(lambda: search.found, "a stream")
+    yield search.found
+    search.stop()
+    search.join(20)
+
+
 def restarted(name, before):
     """What a search finds in place of a source that was restarted."""
     with LslSource(SAMPLES, 50.0, source_id=name) as second:
         search = Search(f"source_id={second.source_id}", WANTED, before, silent=False)
-        search.join(20)
-        offset = search.found.clock_offset_s
-        search.found.close()
+        with ended(search) as found:
+            offset = found.clock_offset_s
     return offset
 
 
@@ -149,9 +158,8 @@ def test_the_threads_of_a_stream_that_is_back_are_scheduled_as_the_decoding_is()
             first = threads_of(os.SCHED_BATCH) - decoding
         with LslSource(SAMPLES, 50.0, source_id=name):
             search = Search(f"source_id={name}", WANTED, before, silent=False)
-            search.join(20)
-            second = threads_of(os.SCHED_BATCH) - decoding - first
-            search.found.close()
+            with ended(search):
+                second = threads_of(os.SCHED_BATCH) - decoding - first
     finally:
         os.sched_setscheduler(0, ordinary, os.sched_param(0))
     assert first
@@ -172,10 +180,9 @@ def test_whatever_is_wrong_with_a_stream_the_search_goes_on(monkeypatch):
     monkeypatch.setattr(Wanted, "check", check)
     with LslSource(SAMPLES, 50.0, source_id=name):
         search = Search(f"source_id={name}", WANTED, before, silent=False)
-        search.join(20)
-        assert search.problem.startswith("odd x")
-        assert len(search.problem) < 1000
-        search.found.close()
+        with ended(search):
+            assert search.problem.startswith("odd x")
+            assert len(search.problem) < 1000
 
 
 @pytest.mark.parametrize(("elsewhere", "offset_s"), [(False, 0.05), (False, 1e3), (True, 0.05)])

@@ -28,7 +28,8 @@ from rtdsae.train.config import (
     TrainConfig,
     Window,
 )
-from rtdsae.train.fit import memory_explained, train
+from rtdsae.train.failures import memory_explained
+from rtdsae.train.fit import train
 from rtdsae.train.latents import modelled_bins, segment_outputs
 from rtdsae.train.run import Run, prepare
 from rtdsae.train.windows import Tensors

@@ -17,7 +17,8 @@ import torch
 from rtdsae.errors import ConfigError, TrainingError
 from rtdsae.recordings import load, save, synthetic
 from rtdsae.train.config import Fit, make_config
-from rtdsae.train.fit import NotFinite, check_gradient, train
+from rtdsae.train.failures import NotFinite, check_gradient
+from rtdsae.train.fit import train
 from rtdsae.train.run import Run, prepare
 
 SMALL = {

@@ -1,0 +1,95 @@
+"""What ends a training before its time: a loss that is no number, too little memory, a process that is gone."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from rtdsae.errors import TrainingError, one_line
+from rtdsae.train.config import Fit
+
+__all__ = ["Gone", "NotFinite", "check_finite", "check_gradient", "memory_explained", "together"]
+
+
+class NotFinite(TrainingError):
+    """The loss of a batch is no number.
+
+    Attributes:
+        session: whose batch it was.
+        first: (B,) the first bins of its windows.
+    """
+
+    def __init__(self, message: str, session: int, first: torch.Tensor) -> None:
+        super().__init__(message)
+        self.session, self.first = session, first
+
+
+def check_finite(
+    fabric: Fabric, terms: dict[str, torch.Tensor], epoch: int, session: int, firsts: torch.Tensor
+) -> None:
+    """All processes end where the loss of one is no number.
+
+    Raises:
+        NotFinite: it is not.
+    """
+    finite: Any = torch.isfinite(terms["loss"]).float()
+    if fabric.world_size > 1:
+        finite = fabric.all_reduce(finite, reduce_op="mean")
+    if finite < 1:
+        bad = ", ".join(name for name, value in terms.items() if not torch.isfinite(value)) or "another process's loss"
+        why = f"{bad} is not finite in epoch {epoch}: lower fit.learning_rate or fit.clip_norm"
+        raise NotFinite(why, session, firsts)
+
+
+def check_gradient(fit: Fit, norm: Any, epoch: int, session: int, firsts: torch.Tensor) -> None:
+    """All processes have the same gradient. Half precision's own scaler finds and leaves out those that are too large.
+
+    Raises:
+        NotFinite: its norm is no number.
+    """
+    if fit.precision != "16-mixed" and not torch.isfinite(norm):
+        why = f"the gradient is not finite in epoch {epoch}: lower fit.learning_rate or the loss's weights"
+        raise NotFinite(why, session, firsts)
+
+
+@contextlib.contextmanager
+def memory_explained(fit: Fit, bins: int) -> Iterator[None]:
+    """Says what to lower where memory does not suffice.
+
+    Raises:
+        TrainingError: it does not.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        words = str(error)
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in words:
+            raise
+        raise TrainingError(
+            f"out of memory on a batch of {fit.batch_size} windows of {bins} bins in fit.shards={fit.shards}: raise "
+            "that, or lower fit.batch_size, window.horizon_bins or the model's sizes, and begin anew"
+        ) from None
+
+
+class Gone(TrainingError):
+    """Another process of the training is gone."""
+
+
+@contextlib.contextmanager
+def together(fabric: Fabric) -> Iterator[None]:
+    """What needs all processes.
+
+    Raises:
+        Gone: one of them is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        lost = isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
+        if fabric.world_size == 1 or not lost:
+            raise
+        raise Gone(
+            f"another process of this training is gone ({one_line(error)}): see what it said, then go on with --resume"
+        ) from error

@@ -1,0 +1,72 @@
+"""A connection that is silent, and another to the same stream that speaks: which of them is kept."""
+
+import math
+import uuid
+
+import pylsl
+import pytest
+from lsl_source import LslSource
+from station import until
+from toy_bundle import Toy
+
+from rtdsae.serve import search as module
+from rtdsae.serve.link import Link
+from rtdsae.serve.source import Wanted
+
+TOY = Toy()
+
+
+@pytest.fixture
+def link(monkeypatch):
+    """One that is told that its stream is silent, and has found another connection to it, which speaks."""
+    monkeypatch.setattr(module, "RESUMES_S", 0.0)
+    monkeypatch.setattr(module, "HEARD_S", 0.1)
+    name = f"link-{uuid.uuid4().hex}"
+    with LslSource(TOY.counts(5000), 50.0, source_id=name):
+        link = Link(f"source_id={name}", Wanted(TOY.channels, 0.02))
+        link.open(20, lambda: True)
+        link.watch(0.0)
+        link.watch(5.0)
+        link.search = link._search
+        until(lambda: link.search.found, "another connection")
+        yield link
+        link.close()
+
+
+def is_closed(source):
+    return source._inlet is None
+
+
+@pytest.mark.parametrize("how", ["a sample was taken since", "samples are there"])
+def test_the_old_one_is_kept_if_it_speaks(link, how):
+    """It has what was sent while it was silent, and the other would bring again what it has given."""
+    old, found = link.source, link.search.found
+    assert old.available()
+    if how == "a sample was taken since":
+        old.available = lambda: 0
+        link.renew(pylsl.local_clock())
+    else:
+        link.renew(-math.inf)
+    assert link.source is old
+    link.search.join(20)
+    assert is_closed(found)
+    assert not is_closed(old)
+
+
+def test_the_other_is_taken_if_the_old_one_does_not(link):
+    old, found = link.source, link.search.found
+    old.available = lambda: 0
+    link.renew(link.search.since - 1)
+    assert link.source is found
+    link.search.join(20)
+    assert not is_closed(found)
+    assert found.available()
+    until(lambda: is_closed(old), "the end of the old one")
+
+
+def test_one_that_nobody_takes_is_closed(link):
+    found = link.search.found
+    link.watch(0.0)  # it speaks again
+    link.search.join(20)
+    assert not link.search.is_alive()
+    assert is_closed(found)
