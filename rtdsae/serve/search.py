@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 PROPERTIES = ("name", "type", "source_id", "hostname", "uid", "session_id", "channel_count", "nominal_srate")
 RETRY_S = 1.0  # after a stream that was found did not fit
-RESUMES_S = 13.0  # in which TCP goes on by itself after 10 s without a network: no sample that LSL has kept is given up
+RESUMES_S = 13.0  # in which TCP goes on by itself after 10 s without a network, with what LSL has kept
 SPEAKS_S = 5.0  # for a new connection to the same stream to bring a sample, before another is looked for
 HEARD_S = 1.0  # from then on, in which the old one would have brought it too
 LOOK_S = 0.1  # between two looks at what a search has found: the caller has its turn
