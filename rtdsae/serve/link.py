@@ -69,6 +69,7 @@ class Link:
             self._stop_search()  # the old connection speaks again, and with what it has kept
             return
         if old is not None:  # it was silent all the while; closing may take a second
+            self.losses += 1
             threading.Thread(target=old.close, daemon=True).start()
         self.source, search.found = search.found, None
         self._stop_search()

@@ -172,6 +172,7 @@ def test_the_amplifiers_cable_is_pulled_for_longer_than_samples_are_kept(lab):
     assert any(said["flags"] & Flags.GAP for said in bins)
     assert all(0 < said["behind_s"] < 0.3 for said in bins[-20:])
     assert "stream far is back" in (lab.folder / "daemon.log").read_text()
+    assert lab.status()["status"]["stream"]["losses"] == 1
 
 
 @pytest.mark.parametrize("name", ["amplifier", "rig"])

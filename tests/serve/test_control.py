@@ -299,6 +299,7 @@ def test_a_message_of_endless_frames_does_not_keep_the_socket_from_closing(conne
     closing.start()
     closing.join(10)
     assert not closing.is_alive()
+    assert module._identity([]) is None  # of one that was broken off after its address
 
 
 def test_a_request_that_is_too_long_ends_its_connection_alone(connect, client):

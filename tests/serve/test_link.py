@@ -48,6 +48,7 @@ def test_the_old_one_is_kept_if_it_speaks(link, how):
     else:
         link.renew(-math.inf)
     assert link.source is old
+    assert not link.losses
     link.search.join(20)
     assert is_closed(found)
     assert not is_closed(old)
@@ -58,6 +59,7 @@ def test_the_other_is_taken_if_the_old_one_does_not(link):
     old.available = lambda: 0
     link.renew(link.search.since - 1)
     assert link.source is found
+    assert link.losses == 1
     link.search.join(20)
     assert not is_closed(found)
     assert found.available()
