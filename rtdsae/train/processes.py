@@ -128,11 +128,11 @@ def follow(epochs: Iterator[object], run: Run) -> None:
     try:
         for _ in epochs:
             pass
-    except TrainingError as error:
+    except Exception as error:
         if started_here():
             raise
         if not isinstance(error, Gone | NotFinite):
-            run.info["problem"] = str(error)
+            run.info["problem"] = one_line(error)
     run.info["state"] = FOLLOWED
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -17,8 +18,9 @@ import torch
 from rtdsae.errors import ConfigError, TrainingError
 from rtdsae.recordings import load, save, synthetic
 from rtdsae.train.config import Fit, make_config
-from rtdsae.train.failures import NotFinite, check_gradient
+from rtdsae.train.failures import Gone, NotFinite, check_gradient
 from rtdsae.train.fit import train
+from rtdsae.train.processes import follow
 from rtdsae.train.run import Run, prepare
 
 SMALL = {
@@ -118,6 +120,27 @@ def test_a_loss_that_is_no_number_ends_all_with_one_line(data, tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("is not finite in epoch") == 1
     assert (tmp_path / "run/failed.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [(Gone("another is gone"), None), (NotFinite("nll", 0, None), None), (RuntimeError("CUDA\nerror"), "CUDA error")],
+)
+def test_what_is_wrong_with_a_process_that_another_started(monkeypatch, error, problem):
+    """It ends well, since the first one would be killed, and has to be told, where nobody else says it."""
+    run = SimpleNamespace(info={})
+
+    def epochs():
+        yield
+        raise error
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    follow(epochs(), run)
+    assert run.info.get("problem") == problem
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(type(error)):
+        follow(epochs(), run)
 
 
 @pytest.mark.slow
