@@ -40,7 +40,8 @@ from rtdsae.train.behaviour import ALPHAS
 from rtdsae.train.config import TrainConfig, load_config
 from rtdsae.train.export import export
 from rtdsae.train.fit import train
-from rtdsae.train.run import Run, prepare
+from rtdsae.train.run import Run
+from rtdsae.train.sessions import prepare
 from rtdsae.wire import Flags
 
 ROOT = Path(__file__).parent.parent

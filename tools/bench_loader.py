@@ -26,7 +26,7 @@ from rtdsae.train.config import Data, Fit, TrainConfig, Window
 from rtdsae.train.fit import draw_batches, keep_memory, session_windows
 from rtdsae.train.objective import Loss, Schedule
 from rtdsae.train.processes import make_fabric
-from rtdsae.train.run import dims_of, prepare
+from rtdsae.train.sessions import dims_of, prepare
 
 BLOCK = 50_000  # bins that are drawn; the recording is made of them
 RATE = 0.1  # spikes a bin

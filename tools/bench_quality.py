@@ -55,7 +55,8 @@ from rtdsae.train.behaviour import split_segments
 from rtdsae.train.config import TrainConfig, load_config
 from rtdsae.train.fit import Progress, train
 from rtdsae.train.latents import modelled_bins, segment_outputs
-from rtdsae.train.run import Run, prepare
+from rtdsae.train.run import Run
+from rtdsae.train.sessions import prepare
 from rtdsae.train.windows import Tensors, Windows
 
 MODELS = ("rtdsae", "lfads-torch", "lfads-torch-causal")

@@ -40,7 +40,7 @@ from rtdsae.train.config import Data, Fit, Objective, TrainConfig, Window
 from rtdsae.train.fit import keep_memory, session_windows, train_epoch
 from rtdsae.train.objective import Loss
 from rtdsae.train.processes import make_fabric
-from rtdsae.train.run import dims_of
+from rtdsae.train.sessions import dims_of
 
 BINS, ANCHOR, SEEN = 100, 20, 40
 SIZES = {"gen_dim": 200, "fac_dim": 40, "con_dim": 64, "ci_enc_dim": 64, "ic_enc_dim": 64}

@@ -33,7 +33,7 @@ from rtdsae.serve.engine import Engine
 from rtdsae.train.config import TrainConfig, load_config
 from rtdsae.train.export import export
 from rtdsae.train.fit import train
-from rtdsae.train.run import prepare
+from rtdsae.train.sessions import prepare
 
 ROOT = Path(__file__).parent.parent
 FAMILIES = ("lfads", "dsae_full", "dsae_factorized", "fhvae", "fdmm")

@@ -19,7 +19,7 @@ from rtdsae.recordings.reaching import reaching
 from rtdsae.train.config import load_config
 from rtdsae.train.export import export
 from rtdsae.train.fit import train
-from rtdsae.train.run import prepare
+from rtdsae.train.sessions import prepare
 
 ROOT = Path(__file__).parent.parent
 RUNS = Path("out/models")

@@ -78,7 +78,7 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"{self.config or 'the command'} names no recording: give --data PATH, or set data.path")
         recordings = [load(path, config.data.bin_width_s) for path in config.data.paths]
 
-        from rtdsae.train.run import prepare
+        from rtdsae.train.sessions import prepare
 
         recordings = [prepare(recording, config) for recording in recordings]
         if self.config:
@@ -201,7 +201,7 @@ class Calibrate(msgspec.Struct, frozen=True, kw_only=True):
 
             from rtdsae.cli.progress import TrainingProgress
             from rtdsae.train.calibrate import calibrate
-            from rtdsae.train.run import prepare
+            from rtdsae.train.sessions import prepare
 
             command = f"rtdsae {shlex.join(sys.argv[1:])}"
             with TrainingProgress(config.fit.epochs) as progress:

@@ -49,7 +49,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
         if self.export is not None and self.export.exists():
             raise ExportError(f"{self.export} exists: choose another --export")
 
-        from rtdsae.train.run import prepare
+        from rtdsae.train.sessions import prepare
 
         recordings = [prepare(load(path, data.bin_width_s), wanted.base) for path in data.paths]
         out = self.out or Path("out/searches") / f"{self.config.stem}-{Path(data.paths[0]).stem}"

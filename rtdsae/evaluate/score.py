@@ -22,7 +22,8 @@ from rtdsae.evaluate.references import Reference, references, shortest
 from rtdsae.model.family import Family
 from rtdsae.recordings import Recording, load
 from rtdsae.train.latents import modelled_bins, segment_outputs
-from rtdsae.train.run import Run, prepare
+from rtdsae.train.run import Run
+from rtdsae.train.sessions import prepare
 from rtdsae.train.windows import Tensors
 
 __all__ = ["Scored", "Streamed", "evaluate", "flat", "score", "stream_session"]

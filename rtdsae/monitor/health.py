@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rtdsae.client.subscriber import GONE_S
 from rtdsae.errors import one_line
 from rtdsae.monitor.feed import Feed
 from rtdsae.monitor.ring import KEPT_S, Ring
@@ -16,7 +17,6 @@ __all__ = ["health"]
 EDGES_US = np.round(10.0 ** np.arange(1, 6.01, 0.1), 3)  # of the latency histograms: 10 µs to 1 s
 SECONDS = 60  # of the history of bins per second
 SILENT_S = 1.0  # without a bin, or five of them where they are longer
-GONE_S = 3.0  # without a status, of which there is one a second
 FOREVER_S = 1e9  # longer is no latency
 SAME_CLOCK_S = (-1e-3, 5.0)  # between `t_out` and its arrival, if both are of one computer's clock
 

@@ -32,7 +32,8 @@ from rtdsae.train.export import CHECKED_BINS, session_files, session_of, weights
 from rtdsae.train.fit import Progress, Standing, run_epochs
 from rtdsae.train.objective import Loss, valid_scores
 from rtdsae.train.processes import make_fabric
-from rtdsae.train.run import describe, last_bins, npz, session_name, vocabulary
+from rtdsae.train.run import npz
+from rtdsae.train.sessions import describe, last_bins, session_name, vocabulary
 from rtdsae.train.windows import SessionWindows, Tensors
 
 __all__ = ["Calibrated", "calibrate"]

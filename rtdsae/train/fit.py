@@ -30,7 +30,8 @@ from rtdsae.train.factor_vae import Adversary
 from rtdsae.train.failures import NotFinite, check_finite, check_gradient, memory_explained, together
 from rtdsae.train.objective import Loss, Schedule, valid_scores
 from rtdsae.train.processes import add_up, begin, follow, make_fabric
-from rtdsae.train.run import FAILED, Run, vocabulary
+from rtdsae.train.run import FAILED, Run
+from rtdsae.train.sessions import vocabulary
 from rtdsae.train.windows import SessionWindows, Tensors
 
 __all__ = ["Progress", "Standing", "keep_memory", "run_epochs", "train", "train_epoch"]

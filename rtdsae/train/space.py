@@ -17,7 +17,7 @@ from rtdsae.errors import ConfigError, did_you_mean, one_line
 from rtdsae.model.families import make_family
 from rtdsae.recordings import Recording
 from rtdsae.train.config import TrainConfig, convert, load_config
-from rtdsae.train.run import dims_of
+from rtdsae.train.sessions import dims_of
 
 __all__ = ["Choices", "Range", "Search", "SearchConfig", "load_search"]
 

@@ -18,7 +18,8 @@ from rtdsae.cli import main
 from rtdsae.evaluate.metrics import bits_per_spike
 from rtdsae.recordings import Recording
 from rtdsae.train.latents import modelled_bins, segment_outputs
-from rtdsae.train.run import Run, prepare
+from rtdsae.train.run import Run
+from rtdsae.train.sessions import prepare
 from rtdsae.train.windows import Tensors
 
 CONFIG = """\

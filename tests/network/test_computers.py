@@ -80,6 +80,19 @@ class Lab:
         self.until(lambda _: len(self.bins(first)) >= n)
         return self.bins(first)
 
+    def until_silent(self, seconds):
+        """Reads on until the arm has heard no bin for so long; where in `said` that began."""
+        before = len(self.said)
+        self.until(lambda said: sum("silent" in line for line in said[before:]) >= 2 * seconds)
+        return before
+
+    def outage(self, computer, seconds):
+        """The computer's cable is out for so long; where in `said` that began."""
+        computer.unplug()
+        before = self.until_silent(seconds)
+        computer.plug()
+        return before
+
     def status(self):
         """The daemon's, as the arm is told."""
         before = len(self.said)
@@ -140,10 +153,7 @@ def test_three_computers_and_a_stranger(lab):
 def test_the_amplifiers_cable_is_pulled_for_three_seconds(lab):
     x = lab.toy.counts(3000)
     running(lab, x)
-    before = len(lab.said)
-    lab.amplifier.unplug()
-    lab.until(lambda said: sum("silent" in line for line in said[before:]) >= 6)
-    lab.amplifier.plug()
+    lab.outage(lab.amplifier, 3)
     bins = lab.until_bins(450)
     lab.check(bins, x)
     assert sum(bool(said["flags"] & Flags.LATE) for said in bins) > 100
@@ -154,10 +164,7 @@ def test_the_amplifiers_cable_is_pulled_for_three_seconds(lab):
 def test_the_amplifiers_cable_is_pulled_for_eight_seconds(lab):
     """TCP tries again after 13, when LSL still has the last ten: the same connection brings them."""
     running(lab, lab.toy.counts(3000))
-    before = len(lab.said)
-    lab.amplifier.unplug()
-    lab.until(lambda said: sum("silent" in line for line in said[before:]) >= 16)
-    lab.amplifier.plug()
+    before = lab.outage(lab.amplifier, 8)
     bins = lab.until_bins(750, before)
     assert [said["seq"] for said in lab.bins()] == list(range(len(lab.bins())))
     assert sum(bool(said["flags"] & Flags.LATE) for said in bins) > 450
@@ -168,10 +175,7 @@ def test_the_amplifiers_cable_is_pulled_for_eight_seconds(lab):
 def test_the_amplifiers_cable_is_pulled_for_longer_than_samples_are_kept(lab):
     """A new connection brings bins as soon as it is back, where TCP would be silent for as long again."""
     running(lab, lab.toy.counts(9000))
-    before = len(lab.said)
-    lab.amplifier.unplug()
-    lab.until(lambda said: sum("silent" in line for line in said[before:]) >= 32)
-    lab.amplifier.plug()
+    before = lab.outage(lab.amplifier, 16)
     bins = lab.until_bins(1000, before)
     assert [said["seq"] for said in lab.bins()] == list(range(len(lab.bins())))
     np.testing.assert_allclose(np.diff([said["t_bin"] for said in bins]), WIDTH_S, atol=0.01)
@@ -188,9 +192,8 @@ def test_the_amplifiers_computer_fails_and_another_takes_its_place(lab, name):
     lab.amplifier.off()
     lab.amplifier = lab.network.computer("amplifier", uptime_s=500_000, name=name)
     running(lab, x)
-    before = len(lab.said)
     lab.amplifier.off()
-    lab.until(lambda said: sum("silent" in line for line in said[before:]) >= 4)
+    before = lab.until_silent(2)
     lab.amplifier = lab.network.computer("amplifier", uptime_s=9, name=name)
     lab.send(x, seed=1)
     bins = lab.until_bins(400, before)
@@ -205,9 +208,8 @@ def test_the_rigs_computer_fails_and_is_on_again(lab):
     """The arm hears no goodbye, and yet finds the new daemon, with both of its sockets."""
     running(lab, lab.toy.counts(3000))
     assert "status" in lab.status()
-    before = len(lab.said)
     lab.rig.off()
-    lab.until(lambda said: sum("silent" in line for line in said[before:]) >= 12)
+    lab.until_silent(6)
     assert "nothing at all for" in lab.said[-1]["silent"]
     lab.rig = lab.network.computer("rig")
     lab.serve()
@@ -222,10 +224,7 @@ def test_the_arms_cable_is_pulled_for_two_seconds(lab):
     """Short enough for its connection: nothing is lost."""
     x = lab.toy.counts(3000)
     running(lab, x)
-    before = len(lab.said)
-    lab.arm.unplug()
-    lab.until(lambda said: sum("silent" in line for line in said[before:]) >= 4)
-    lab.arm.plug()
+    lab.outage(lab.arm, 2)
     lab.until_bins(200, len(lab.said))
     lab.check(lab.bins(), x)
 
@@ -237,10 +236,7 @@ def test_the_arms_cable_is_pulled_for_long(lab):
     command = ["record", str(out), "--endpoint", lab.pub, "--control", lab.ask, "--keys", lab.carried]
     recording = lab.arm.start(sys.executable, "-m", "rtdsae", *command)
     lab.until(lambda _: out.exists() and out.stat().st_size > 50_000)  # it has bins, not only their names
-    before = len(lab.said)
-    lab.arm.unplug()
-    lab.until(lambda said: sum("silent" in line for line in said[before:]) >= 16)
-    lab.arm.plug()
+    lab.outage(lab.arm, 8)
     bins = lab.until_bins(1, len(lab.said))
     assert bins[-1]["holes"] > 50
     last = lab.until_bins(100, len(lab.said))[-1]["seq"]

@@ -12,7 +12,7 @@ from rtdsae.model.families import make_family
 from rtdsae.model.family import Dims
 from rtdsae.recordings import Recording
 from rtdsae.train.alignment import align, align_session
-from rtdsae.train.run import neurons_of
+from rtdsae.train.sessions import neurons_of
 
 DIM, BINS, PER_CONDITION = 3, 40, 50
 WORDS = ("down", "left", "right", "up")

@@ -9,7 +9,8 @@ from rtdsae.recordings import synthetic
 from rtdsae.train.average import POWER, Averaged, polynomial_decay
 from rtdsae.train.config import make_config
 from rtdsae.train.fit import train
-from rtdsae.train.run import Run, prepare
+from rtdsae.train.run import Run
+from rtdsae.train.sessions import prepare
 
 SMALL = {
     "model": {"family": "lfads", "gen_dim": 9, "fac_dim": 4, "z_dim": 2},

@@ -4,7 +4,7 @@ from test_fit import config, fit, recording
 
 from rtdsae.evaluate.metrics import r2
 from rtdsae.train.latents import modelled_bins, segment_outputs
-from rtdsae.train.run import prepare
+from rtdsae.train.sessions import prepare
 from rtdsae.train.windows import Tensors
 
 

@@ -23,7 +23,8 @@ from rtdsae.train.calibrate import calibrate, fit_session, rebuild
 from rtdsae.train.config import Data, Fit, Objective, TrainConfig, Window, calibration_config
 from rtdsae.train.export import export, manifest, weights
 from rtdsae.train.fit import train
-from rtdsae.train.run import npz, prepare, vocabulary
+from rtdsae.train.run import npz
+from rtdsae.train.sessions import prepare, vocabulary
 from rtdsae.train.windows import SessionWindows, Tensors
 
 S, R = 5, 20

@@ -12,7 +12,8 @@ from rtdsae.cli import main
 from rtdsae.recordings import Recording, synthetic
 from rtdsae.train.choose import choose
 from rtdsae.train.config import make_config
-from rtdsae.train.run import Run, prepare
+from rtdsae.train.run import Run
+from rtdsae.train.sessions import prepare
 
 CONFIG = make_config({"model": {"family": "lfads", "readin_dim": 1}}, "test", (), ("data.h5",))
 

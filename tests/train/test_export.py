@@ -18,7 +18,7 @@ from rtdsae.serve.engine import Engine
 from rtdsae.train.config import Data, Fit, TrainConfig, Window
 from rtdsae.train.export import export, graphs
 from rtdsae.train.fit import train
-from rtdsae.train.run import prepare
+from rtdsae.train.sessions import prepare
 
 SIZES = {"ic_enc_dim": 6, "f_dim": 4, "ci_enc_dim": 6, "con_dim": 5, "z_dim": 2, "gen_dim": 9, "fac_dim": 4}
 WAVE = LFADSConfig(**SIZES)

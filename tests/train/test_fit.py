@@ -31,7 +31,8 @@ from rtdsae.train.config import (
 from rtdsae.train.failures import memory_explained
 from rtdsae.train.fit import train
 from rtdsae.train.latents import modelled_bins, segment_outputs
-from rtdsae.train.run import Run, prepare
+from rtdsae.train.run import Run
+from rtdsae.train.sessions import prepare
 from rtdsae.train.windows import Tensors
 
 FACTORS = {"f_dim": 4, "z_dim": 2, "gen_dim": 16, "fac_dim": 4}

@@ -21,7 +21,8 @@ from rtdsae.train.config import Fit, make_config
 from rtdsae.train.failures import Gone, NotFinite, check_gradient
 from rtdsae.train.fit import train
 from rtdsae.train.processes import follow
-from rtdsae.train.run import Run, prepare
+from rtdsae.train.run import Run
+from rtdsae.train.sessions import prepare
 
 SMALL = {
     "model.gen_dim": 12,
