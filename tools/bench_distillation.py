@@ -3,7 +3,7 @@
     python tools/bench_distillation.py [--sets lorenz chaotic_rnn] [--epochs 60] [--set KEY=VALUE ...]
 
 The teacher is the set's config with `model.causal: false`, trained on the same training trials for as many epochs. The
-student is causal and sees no recorded spike in training: at every step its inputs are drawn anew, Poisson of the
+student is causal and is fed no recorded spike in training: at every step its inputs are drawn anew, Poisson of the
 teacher's rates of the training trials, and its targets are these rates. So there is nothing to learn by heart but the
 rates themselves, and what else holds over-fitting down is switched off (STUDENT). It is selected by the held-out
 neurons' spikes of the validation part, and scored on the test part, streamed; data and scores are `bench_quality.py`'s.
