@@ -6,6 +6,7 @@ import numpy as np
 import pylsl
 import pytest
 from lsl_source import LslSource
+from station import until
 
 from rtdsae.serve import intake as intakes
 from rtdsae.serve.search import find
@@ -112,8 +113,8 @@ def test_the_bin_in_which_a_stream_of_events_comes_back_is_not_observed():
         index.extend(bins.index.tolist())
         observed.extend(bins.observed.tolist())
 
-    def run(until):
-        while not until():
+    def run(done):
+        while not done():
             assert pylsl.local_clock() < deadline
             if intake.pull(source):
                 take(intake.bins(source))
@@ -129,10 +130,13 @@ def test_the_bin_in_which_a_stream_of_events_comes_back_is_not_observed():
             take(intake.alone())
         source = Source(found, Wanted(WANTED.channels, width), 0.0)
         back = len(index)
-        run(lambda: len(index) >= back + 3)
+        until(lambda: source.available() > 0)  # so that there are some in the bin of the first pull
+        run(lambda: observed[back:].count(True) >= 2)
     source.close()
     assert index == list(range(len(index)))
-    assert observed == [True] * gone + [False] * (back - gone + 1) + [True] * (len(index) - back - 1)
+    seen = observed.index(True, gone)
+    assert seen > back
+    assert observed == [True] * gone + [False] * (seen - gone) + [True] * (len(index) - seen)
     assert intake.counters.partial > 0
 
 
