@@ -1,15 +1,10 @@
 """What a causal model gains from an acausal teacher, beside the ideal observer: R² to true rates and co-bps.
 
-    python tools/bench_distillation.py [--sets lorenz chaotic_rnn] [--epochs 60] [--set KEY=VALUE ...]
+    python tools/bench_distillation.py [--sets lorenz chaotic_rnn] [--teacher KEY=VALUE ...] [--student KEY=VALUE ...]
 
-The teacher is the set's config with `model.causal: false`, trained on the same training trials for as many epochs. The
-student is causal and is fed no recorded spike in training: at every step its inputs are drawn anew, Poisson of the
-teacher's rates of the training trials, and its targets are these rates. So there is nothing to learn by heart but the
-rates themselves, and what else holds over-fitting down is switched off (STUDENT). It is selected by the held-out
-neurons' spikes of the validation part, and scored on the test part, streamed; data and scores are `bench_quality.py`'s.
-
-An experiment, and not a way to train that rtdsae has: it puts its own tensors into the training loop. The last line is
-JSON.
+The teacher is the set's config with `model.causal: false`; the student is causal and has it as `data.teacher`, with
+little else that holds over-fitting down (STUDENT). It is selected by the held-out neurons' spikes of the validation
+part, and scored on the test part, streamed; data and scores are `bench_quality.py`'s. The last line is JSON.
 """
 
 import argparse
@@ -19,20 +14,17 @@ import time
 import warnings
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import bench_quality
 import numpy as np
 import torch
 
 from rtdsae.evaluate.metrics import r2
-from rtdsae.model.family import Family
-from rtdsae.recordings import Recording
-from rtdsae.train import fit
 from rtdsae.train.behaviour import split_segments
-from rtdsae.train.config import TrainConfig
-from rtdsae.train.latents import modelled_bins, segment_outputs
-from rtdsae.train.windows import Batch, Tensors
+from rtdsae.train.fit import Progress, train
+from rtdsae.train.latents import segment_outputs
+from rtdsae.train.teacher import expected_counts
+from rtdsae.train.windows import SessionWindows, Tensors
 
 STUDENT = ["objective.coordinated_dropout=0", "model.dropout=0.05"]
 STUDENTS = {  # further settings: the Lorenz config's strict ones undone, and room for a filter
@@ -44,86 +36,54 @@ STUDENTS = {  # further settings: the Lorenz config's strict ones undone, and ro
 }
 
 
-class Taught(Tensors):
-    """A recording whose training windows are the teacher's: inputs drawn from its rates, and these as targets.
-
-    Args:
-        recording: the true one, which the other splits are of.
-        expected: the teacher's expected counts, (bins, n_neurons).
-    """
-
-    def __init__(self, recording: Recording, expected: np.ndarray) -> None:
-        super().__init__(recording)
-        train = np.zeros(recording.n_bins, bool)
-        for a, b in recording.segments[np.asarray(recording.splits) == "train"]:
-            train[a:b] = True
-        self.taught, self.expected = torch.from_numpy(train), torch.from_numpy(expected)
-
-    def windows_at(self, first: torch.Tensor, bins: int, device: torch.device | str = "cpu") -> Batch:
-        """As of any recording; a batch is of one split."""
-        if not self.taught[first].all():
-            return super().windows_at(first, bins, device)
-        expected = self.expected[first[:, None] + torch.arange(bins)]
-        return Batch(expected, torch.poisson(expected[..., self.heldin]), None, None)
-
-
 def main() -> None:
     """Teacher and student of each set, and the observer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", nargs="+", choices=list(STUDENTS), default=list(STUDENTS))
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the student's config")
+    parser.add_argument("--teacher", action="append", default=[], metavar="KEY=VALUE", help="of the teacher's config")
+    parser.add_argument("--student", action="append", default=[], metavar="KEY=VALUE", help="of the student's config")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    found = {name: distilled(name, args.epochs, args.set) for name in args.sets}
-    print(json.dumps({"epochs": args.epochs, "sets": found}))
+    found = {name: distilled(name, args.teacher, args.student) for name in args.sets}
+    print(json.dumps({"teacher": args.teacher, "student": args.student, "sets": found}))
 
 
-def distilled(name: str, epochs: int, changes: list[str]) -> dict[str, Any]:
+def distilled(name: str, teachers: list[str], students: list[str]) -> dict[str, Any]:
     """Scores of the student and the observer, the teacher's on the training trials, and CPU seconds."""
-    lasting = f"fit.epochs={epochs}"
-    data, config = bench_quality.data_of(name, ["model.causal=false", lasting])
-    begun = time.process_time()
-    expected = expected_counts(trained(data, config, Tensors(data)), data)
-    taught = time.process_time()
-    data, config = bench_quality.data_of(name, [*STUDENT, *STUDENTS[name], lasting, *changes])
-    family = trained(data, config, Taught(data, expected))
-    ended = time.process_time()
-    s, r = config.window.anchor_bins, config.window.horizon_bins
 
-    def outputs(split: str) -> dict[str, np.ndarray]:
-        return segment_outputs(family, Tensors(data), split_segments(data, split, s + r))
+    def quiet(_: Progress) -> None:
+        """Tells nothing."""
 
-    assert data.true_rates is not None
-    bins = modelled_bins(split_segments(data, "train", s + r), s)
-    result = {
-        "teacher_r2_on_training_trials": float(r2(data.true_rates[bins], expected[bins] / data.bin_width_s).mean()),
-        "student": bench_quality.scores(data, config, outputs),
-        "oracle": bench_quality.scores(data, config, lambda split: bench_quality.oracle_outputs(data, config, split)),
-        "seconds": {"teacher": round(taught - begun), "student": round(ended - taught)},
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        path, begun = Path(folder) / "teacher", time.process_time()
+        data, config = bench_quality.data_of(name, ["model.causal=false", *teachers])
+        teacher = train(path, config, [data], quiet)
+        taught = time.process_time()
+        data, config = bench_quality.data_of(name, [*STUDENT, *STUDENTS[name], f"data.teacher={path}", *students])
+        student = train(Path(folder) / "student", config, [data], quiet)
+        ended = time.process_time()
+        s, r = config.window.anchor_bins, config.window.horizon_bins
+        family = student.model()
+
+        def outputs(split: str) -> dict[str, np.ndarray]:
+            return segment_outputs(family, Tensors(data), split_segments(data, split, s + r))
+
+        session = SessionWindows(Tensors(data), s + r, r, [])
+        bins = np.concatenate([np.arange(a, b) for a, b in session.train.segments])
+        expected = expected_counts(teacher.model(), session).float().numpy()
+        assert data.true_rates is not None
+        result = {
+            "teacher_r2_on_training_trials": float(r2(data.true_rates[bins], expected[bins] / data.bin_width_s).mean()),
+            "best_epochs": [teacher.info["best_epoch"], student.info["best_epoch"]],
+            "student": bench_quality.scores(data, config, outputs),
+            "oracle": bench_quality.scores(
+                data, config, lambda split: bench_quality.oracle_outputs(data, config, split)
+            ),
+            "seconds": {"teacher": round(taught - begun), "student": round(ended - taught)},
+        }
     print(name, json.dumps(result), flush=True)
     return result
-
-
-def trained(data: Recording, config: TrainConfig, tensors: Tensors) -> Family:
-    """The best model of a run of its own."""
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(fit, "Tensors", return_value=tensors):
-        run = fit.train(Path(folder) / "run", config, [data], lambda _: None)
-        return run.restore(run.load_checkpoint("best.pt")["model"]).use(0)
-
-
-@torch.no_grad()
-def expected_counts(teacher: Family, data: Recording) -> np.ndarray:
-    """The acausal teacher's expected counts of every bin, (bins, n_neurons): each trial is one window."""
-    found = np.zeros((data.n_bins, data.n_channels), np.float32)
-    bins, tensors = int(data.segments[0, 1] - data.segments[0, 0]), Tensors(data)
-    for some in torch.from_numpy(data.segments[:, 0].copy()).split(256):
-        x = teacher.readin.normalise(tensors.windows_at(some, bins).inputs)
-        rates = teacher(x, torch.ones_like(x[..., :1]), None, False).outputs.rates
-        found[(some[:, None] + torch.arange(bins)).numpy()] = rates.numpy() * data.bin_width_s
-    return found
 
 
 if __name__ == "__main__":

@@ -32,8 +32,21 @@ class Choice(NamedTuple):
     why: str
 
 
-def choose(recordings: Sequence[Recording]) -> list[Choice]:
-    """The settings for prepared recordings (split, held-out neurons flagged), the sessions of one model."""
+NOTHING_BY_HEART = "spikes are drawn from the teacher's rates, others at every step"
+TAUGHT_SIZE = "with a teacher there is nothing to learn by heart, and a filter needs room"
+TAUGHT = [
+    Choice("objective.coordinated_dropout", 0.0, NOTHING_BY_HEART),
+    Choice("model.dropout", 0.05, NOTHING_BY_HEART),
+]
+
+
+def choose(recordings: Sequence[Recording], taught: bool = False) -> list[Choice]:
+    """The settings for prepared recordings (split, held-out neurons flagged), the sessions of one model.
+
+    Args:
+        recordings: the sessions.
+        taught: whether the model has a teacher (`data.teacher`).
+    """
     first = recordings[0]
     lengths = np.concatenate([lengths_of(r, "train") for r in recordings])
     held_back = min(int(lengths_of(r, "valid").max(initial=0)) for r in recordings)
@@ -43,10 +56,11 @@ def choose(recordings: Sequence[Recording]) -> list[Choice]:
     trials = int(lengths.max()) < 2 * (s + r) or r < 2
     whole = "trials, each with an anchor of its own" if trials else "long segments: two copies take turns at the anchor"
     choices.append(Choice("window.lanes", 1 if trials else 2, whole))
-    choices += sizes(min(r.n_channels for r in recordings), len(recordings))
-    choices += regularisation(recordings)
+    choices += sizes(min(r.n_channels for r in recordings), len(recordings), taught)
+    choices += TAUGHT if taught else regularisation(recordings)
     n_windows = int(np.sum(-(-np.maximum(lengths - s, 0) // r)))
-    steps = STEPS_REPEATED if repeats(recordings) >= REPEATED else STEPS
+    by_heart = repeats(recordings) >= REPEATED and not taught
+    steps = STEPS_REPEATED if by_heart else STEPS
     epochs = int(np.clip(steps * BATCH / max(1, n_windows), LEAST_EPOCHS, MOST_EPOCHS))
     choices.append(
         Choice("fit.epochs", epochs, f"about {epochs * -(-n_windows // BATCH)} steps over {n_windows} windows")
@@ -76,15 +90,17 @@ def window_of(bin_width_s: float, lengths: np.ndarray, held_back: int) -> tuple[
     return s, max(1, usual - s), why
 
 
-def sizes(n_channels: int, n_sessions: int) -> list[Choice]:
+def sizes(n_channels: int, n_sessions: int, taught: bool) -> list[Choice]:
     """The model's."""
     few = n_channels < 40
     why = f"{n_channels} channels"
     choices = [
         Choice("model.fac_dim", 16 if few else 40 if n_channels < 80 else 64, why),
         Choice("model.z_dim", 4 if n_channels < 80 else 16, why),
-        Choice("model.gen_dim", 100 if few else 128, why),
+        Choice("model.gen_dim", 200 if taught else 100 if few else 128, TAUGHT_SIZE if taught else why),
     ]
+    if taught:
+        choices += [Choice(f"model.{key}", 128, TAUGHT_SIZE) for key in ("ci_enc_dim", "con_dim")]
     if n_sessions > 1:
         choices.append(Choice("model.readin_dim", READIN, f"{n_sessions} sessions meet in common inputs"))
     return choices

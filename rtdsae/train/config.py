@@ -47,6 +47,8 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         test: fraction for testing, likewise: the last trials, or the last stretch of time.
         heldout_every: k > 0 hides neurons k-1, 2k-1, ... from the encoders, for co-smoothing; 0 hides those that the
             recording flags.
+        teacher: an acausal run on the same data; the model is trained on spikes drawn from its rates, others at every
+            step, in place of the recorded ones.
     """
 
     path: str | tuple[str, ...] = ""
@@ -54,6 +56,7 @@ class Data(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     valid: Fraction = VALID_FRACTION
     test: Fraction = TEST_FRACTION
     heldout_every: Natural = 0
+    teacher: str = ""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -320,6 +323,15 @@ def rules(config: TrainConfig) -> Iterator[tuple[bool, str]]:
         not o.cv_mask or not (o.spike_jitter_bins or o.shift_bins),
         "objective.cv_mask keeps entries out of sight into which spike_jitter_bins and shift_bins would move spikes: "
         "set it to 0, or both of these",
+    )
+    for key in ("cv_mask", "spike_jitter_bins", "shift_bins"):
+        yield (
+            not config.data.teacher or not getattr(o, key),
+            f"objective.{key} is of recorded spikes, and data.teacher trains on none: set one of the two to nothing",
+        )
+    yield (
+        not config.data.teacher or m.reconstruction == "poisson",
+        "data.teacher draws Poisson spikes: set model.reconstruction: poisson",
     )
     f = config.fit
     yield (

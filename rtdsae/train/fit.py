@@ -32,6 +32,7 @@ from rtdsae.train.objective import Loss, Schedule, valid_scores
 from rtdsae.train.processes import add_up, begin, follow, make_fabric
 from rtdsae.train.run import FAILED, Run
 from rtdsae.train.sessions import vocabulary
+from rtdsae.train.teacher import Teacher
 from rtdsae.train.windows import SessionWindows, Tensors
 
 __all__ = ["Progress", "Standing", "keep_memory", "run_epochs", "train", "train_epoch"]
@@ -95,10 +96,15 @@ def train(
     fit, s, r = config.fit, config.window.anchor_bins, config.window.horizon_bins
     keep_memory()
     sessions = session_windows(recordings, config)
+    teacher = Teacher(config, recordings) if config.data.teacher else None
+    told = teacher.hash if teacher else ""
     fabric = make_fabric(fit, TensorBoardLogger(path, name="tensorboard", version=""), len(sessions))
     with together(fabric):
-        run = begin(fabric, path, lambda: (Run.resume if resume else Run.create)(path, config, recordings, command))
+        make = Run.resume if resume else Run.create
+        run = begin(fabric, path, lambda: make(path, config, recordings, command, told))
     run.info["too_short"] = sum(windows.too_short for session in sessions for windows in (session.train, session.valid))
+    if teacher:
+        teacher.teach(sessions, fabric.device)
 
     torch.manual_seed(fit.seed)
     family = run.build()
@@ -255,7 +261,7 @@ def train_epoch(
         for shard, first in mine:
             if fit.shards > 1:  # whoever takes it draws the same masks and noise
                 torch.manual_seed((epoch_seed(fit, epoch) * 1_000_003 + step * fit.shards + shard) % (1 << 64))
-            batch = session.tensors.windows_at(first, session.train.bins, fabric.device)
+            batch = session.training_batch(first, fabric.device)
             context, heldin = session.context(first, fabric.device), session.tensors.heldin.to(fabric.device)
             batch = augment(batch, heldin, objective)
             last = shard == mine[-1][0]

@@ -57,7 +57,9 @@ class Run:
     info: dict[str, Any]
 
     @classmethod
-    def create(cls, path: Path, config: TrainConfig, recordings: Sequence[Recording], command: str) -> "Run":
+    def create(
+        cls, path: Path, config: TrainConfig, recordings: Sequence[Recording], command: str, teacher: str = ""
+    ) -> "Run":
         """Make a new run directory for prepared recordings.
 
         Args:
@@ -65,6 +67,7 @@ class Run:
             config: the configuration.
             recordings: the sessions, split and with their held-out neurons flagged.
             command: what the user typed, for the model card.
+            teacher: hash of the teacher's weights, where there is one.
 
         Raises:
             ConfigError: the sessions do not go together, or not with the configuration.
@@ -76,6 +79,7 @@ class Run:
         info = {
             "dims": asdict(dims_of(recordings, config)),
             "sessions": [describe(*pair) for pair in zip(recordings, config.data.paths, strict=True)],
+            "teacher": teacher,
             "behaviour_labels": list(recordings[0].behaviour_labels),
             "external_labels": list(recordings[0].external_labels),
             "commands": [command],
@@ -119,16 +123,18 @@ class Run:
         return cls(path, convert(tree, str(path / "config.yaml")), info)
 
     @classmethod
-    def resume(cls, path: Path, config: TrainConfig, recordings: Sequence[Recording], command: str) -> "Run":
+    def resume(
+        cls, path: Path, config: TrainConfig, recordings: Sequence[Recording], command: str, teacher: str = ""
+    ) -> "Run":
         """Open a run to go on with, by the configuration and data that it was begun with.
 
         Raises:
             TrainingError: with the first difference. `fit.epochs`, `fit.patience`, how many processes and the
-                data's path may differ.
+                paths of the data and the teacher may differ.
         """
         run = cls.open(path)
         old, new = (flatten(msgspec.to_builtins(c)) for c in (run.config, config))
-        for key in ("fit.epochs", "fit.patience", "fit.devices", "fit.nodes", "data.path"):
+        for key in ("fit.epochs", "fit.patience", "fit.devices", "fit.nodes", "data.path", "data.teacher"):
             old[key] = new[key]
         if changed := [key for key in new if old.get(key) != new[key]]:
             key = changed[0]
@@ -137,6 +143,9 @@ class Run:
             )
         if run.data_hashes != [recording.hash for recording in recordings]:
             raise TrainingError(f"{path} was begun on other data than {', '.join(config.data.paths)}: resume with it")
+        if run.info.get("teacher", "") != teacher:
+            who = config.data.teacher or "none"
+            raise TrainingError(f"{path} was begun with another teacher than data.teacher={who}: resume with the same")
         sources = [Path(source).name for source in config.data.paths]
         info = {
             "sessions": [old | {"source": new} for old, new in zip(run.info["sessions"], sources, strict=True)],

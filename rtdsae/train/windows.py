@@ -159,6 +159,9 @@ class SessionWindows:
         vocabulary: the conditions of all sessions, by which labels are counted; empty where one has none.
         first_sequence: how many training segments the sessions before it have.
         index: which of the model's sessions it is.
+
+    Attributes:
+        expected: (bins, n_neurons), a teacher's expected counts, where there is one.
     """
 
     def __init__(
@@ -173,6 +176,7 @@ class SessionWindows:
         self.tensors, self.index = tensors, index
         self.train, self.valid = (Windows(tensors.recording, split, bins, stride) for split in ("train", "valid"))
         self.first_sequence = first_sequence
+        self.expected: Tensor | None = None
         conditions = tensors.recording.conditions
         known = conditions is not None and vocabulary
         self.labels = (
@@ -187,6 +191,14 @@ class SessionWindows:
         label = None if self.labels is None else self.labels[segment].to(device)
         windows = self.train.per_segment()[segment].float()
         return Context(label, (self.first_sequence + segment).to(device), windows.to(device))
+
+    def training_batch(self, first: Tensor, device: torch.device | str = "cpu") -> Batch:
+        """The training windows that begin at `first`, (B,): as they were recorded, or spikes of a teacher's rates."""
+        batch = self.tensors.windows_at(first, self.train.bins, device)
+        if self.expected is None:
+            return batch
+        expected = self.expected[first[:, None] + torch.arange(self.train.bins)].to(device).float()
+        return batch._replace(counts=expected, inputs=torch.poisson(expected[..., self.tensors.heldin.to(device)]))
 
     def training_bins(self) -> Tensor:
         """Bins of the training segments, (T, n_neurons) float32: all, or evenly spaced ones of a long recording."""

@@ -13,7 +13,7 @@ from station import until
 
 from rtdsae.errors import StreamError
 from rtdsae.serve.search import find
-from rtdsae.serve.source import Lost, Source, Wanted, within
+from rtdsae.serve.source import NO_SAMPLE, Lost, Source, Wanted, within
 
 SAMPLES = np.arange(40, dtype=np.float32).reshape(10, 4)
 CHANNELS = ("ch0", "ch1", "ch2", "ch3")
@@ -67,6 +67,7 @@ def test_what_came_while_a_pull_waited_for_more_is_taken_before_the_loss_is_told
         thread = threading.Thread(target=lambda: taken.append(source.pull(20, 10.0)))
         thread.start()
         stream.wait_pushed()
+        until(lambda: np.count_nonzero(source._stamps != NO_SAMPLE) == 10, "all samples")  # else killed with the source
     thread.join(20)
     assert taken == [10]
     np.testing.assert_array_equal(source.taken()[0], SAMPLES)

@@ -60,8 +60,12 @@ def curves(out: Path) -> dict[str, np.ndarray]:
     return {key: np.array([float(row[key]) for row in rows]) for key in rows[0]}
 
 
-def test_two_processes_give_the_curve_of_one(data, tmp_path):
+@pytest.mark.parametrize("taught", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_processes_give_the_curve_of_one(data, tmp_path, taught):
     shared = {**SMALL, "fit.shards": 2}
+    if taught:
+        run(data, tmp_path / "teacher", **SMALL, **{"model.causal": "false"})
+        shared["data.teacher"] = tmp_path / "teacher"
     alone = run(data, tmp_path / "one", **shared)
     both = run(data, tmp_path / "two", **shared, **{"fit.devices": 2})
     one, two = curves(tmp_path / "one"), curves(tmp_path / "two")
