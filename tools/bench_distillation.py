@@ -71,7 +71,7 @@ def distilled(name: str, teachers: list[str], students: list[str]) -> dict[str, 
 
         session = SessionWindows(Tensors(data), s + r, r, [])
         bins = np.concatenate([np.arange(a, b) for a, b in session.train.segments])
-        expected = expected_counts(teacher.model(), session).float().numpy()
+        expected = expected_counts(teacher.model(), session, 256).float().numpy()
         assert data.true_rates is not None
         result = {
             "teacher_r2_on_training_trials": float(r2(data.true_rates[bins], expected[bins] / data.bin_width_s).mean()),

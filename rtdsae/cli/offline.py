@@ -86,7 +86,8 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
 
         from rtdsae.train.choose import choose
 
-        choices = choose(recordings, taught=bool(config.data.teacher))
+        family = str(config.model.__struct_config__.tag)
+        choices = choose(recordings, family, taught=bool(config.data.teacher))
         print("chosen for this recording; --set changes any of it, and the run's config.yaml keeps it:")
         for choice in choices:
             print(f"  {choice.key:30} {choice.value!s:6} {choice.why}")

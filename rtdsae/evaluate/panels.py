@@ -319,4 +319,7 @@ def training_panel(run: Run) -> Panel:
         f"validation part it has the lowest negative log-likelihood of {what}, {score:.4f}. Of the first tenth of "
         "the epochs the curves may leave the axis."
     )
+    if run.info.get("teacher"):
+        del columns["train/nll"]
+        reading += " Training is by a teacher's rates, whose likelihood does not compare with that of spikes."
     return Panel(key, title, reading, curves.training(columns, best))

@@ -32,6 +32,7 @@ class Choice(NamedTuple):
     why: str
 
 
+FAMILY = Choice("model.family", "lfads", "describes spikes best on most recordings, and runs on for hours")
 NOTHING_BY_HEART = "spikes are drawn from the teacher's rates, others at every step"
 TAUGHT_SIZE = "with a teacher there is nothing to learn by heart, and a filter needs room"
 TAUGHT = [
@@ -40,23 +41,24 @@ TAUGHT = [
 ]
 
 
-def choose(recordings: Sequence[Recording], taught: bool = False) -> list[Choice]:
+def choose(recordings: Sequence[Recording], family: str = "lfads", taught: bool = False) -> list[Choice]:
     """The settings for prepared recordings (split, held-out neurons flagged), the sessions of one model.
 
     Args:
         recordings: the sessions.
+        family: the model's, where it is wished for.
         taught: whether the model has a teacher (`data.teacher`).
     """
     first = recordings[0]
     lengths = np.concatenate([lengths_of(r, "train") for r in recordings])
     held_back = min(int(lengths_of(r, "valid").max(initial=0)) for r in recordings)
-    choices = [Choice("model.family", "lfads", "describes spikes best on most recordings, and runs on for hours")]
+    choices = [FAMILY] if family == FAMILY.value else []
     s, r, window = window_of(first.bin_width_s, lengths, held_back)
     choices += [Choice("window.anchor_bins", s, window), Choice("window.horizon_bins", r, window)]
     trials = int(lengths.max()) < 2 * (s + r) or r < 2
     whole = "trials, each with an anchor of its own" if trials else "long segments: two copies take turns at the anchor"
     choices.append(Choice("window.lanes", 1 if trials else 2, whole))
-    choices += sizes(min(r.n_channels for r in recordings), len(recordings), taught)
+    choices += sizes(min(r.n_channels for r in recordings), len(recordings), family, taught)
     choices += TAUGHT if taught else regularisation(recordings)
     n_windows = int(np.sum(-(-np.maximum(lengths - s, 0) // r)))
     by_heart = repeats(recordings) >= REPEATED and not taught
@@ -90,7 +92,7 @@ def window_of(bin_width_s: float, lengths: np.ndarray, held_back: int) -> tuple[
     return s, max(1, usual - s), why
 
 
-def sizes(n_channels: int, n_sessions: int, taught: bool) -> list[Choice]:
+def sizes(n_channels: int, n_sessions: int, family: str, taught: bool) -> list[Choice]:
     """The model's."""
     few = n_channels < 40
     why = f"{n_channels} channels"
@@ -99,7 +101,7 @@ def sizes(n_channels: int, n_sessions: int, taught: bool) -> list[Choice]:
         Choice("model.z_dim", 4 if n_channels < 80 else 16, why),
         Choice("model.gen_dim", 200 if taught else 100 if few else 128, TAUGHT_SIZE if taught else why),
     ]
-    if taught:
+    if taught and family == FAMILY.value:
         choices += [Choice(f"model.{key}", 128, TAUGHT_SIZE) for key in ("ci_enc_dim", "con_dim")]
     if n_sessions > 1:
         choices.append(Choice("model.readin_dim", READIN, f"{n_sessions} sessions meet in common inputs"))

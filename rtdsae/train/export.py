@@ -238,6 +238,7 @@ def manifest(run: Run, family: Family, name: str, lanes: int) -> bundle.Manifest
         state=[bundle.StatePart(name=part, size=size) for part, size in family.state_sizes.items() if size],
         provenance={
             "data_hash": run.data_hashes[0],
+            "teacher": info.get("teacher", ""),
             "seed": run.config.fit.seed,
             "versions": info["versions"] | {"exported_by": rtdsae.__version__},
             "best_epoch": info.get("best_epoch"),
@@ -267,6 +268,7 @@ def card(run: Run, name: str, lanes: int) -> str:
     """The model card: what it is, what it was trained on, how it scores, how to remake it."""
     d, info = run.dims, run.info
     scores: dict[str, Any] = info.get("scores", {})
+    taught: str = info.get("teacher", "")
     rows = [f"| {key} | {value:.4g} |" for key, value in scores.items() if isinstance(value, float)]
     table = ["Not scored: run `rtdsae evaluate` before the export."]
     if rows:
@@ -297,6 +299,7 @@ def card(run: Run, name: str, lanes: int) -> str:
             "",
             *table,
             "",
+            *([f"Taught by the acausal run of the weights `{taught[:16]}`.", ""] if taught else []),
             "Remake it with",
             "",
             *(f"    {command}" for command in info["commands"]),

@@ -99,12 +99,14 @@ def train(
     teacher = Teacher(config, recordings) if config.data.teacher else None
     told = teacher.hash if teacher else ""
     fabric = make_fabric(fit, TensorBoardLogger(path, name="tensorboard", version=""), len(sessions))
+    if teacher:
+        teacher.teach(sessions, fabric.device)
     with together(fabric):
         make = Run.resume if resume else Run.create
         run = begin(fabric, path, lambda: make(path, config, recordings, command, told))
+    if run.info["teacher"] != told:
+        raise TrainingError(f"data.teacher={config.data.teacher} is another here than where the training was begun")
     run.info["too_short"] = sum(windows.too_short for session in sessions for windows in (session.train, session.valid))
-    if teacher:
-        teacher.teach(sessions, fabric.device)
 
     torch.manual_seed(fit.seed)
     family = run.build()
@@ -144,7 +146,7 @@ def train(
     except KeyboardInterrupt:
         run.info["state"] = "interrupted"
     except NotFinite as error:
-        batch = sessions[error.session].tensors.windows_at(error.first, s + r)
+        batch = sessions[error.session].training_batch(error.first)
         run.save_failed(error.session, error.first, batch.counts, batch.u)
         run.info["state"] = "failed"
         finish(run, sessions, s + r)

@@ -133,6 +133,9 @@ class Run:
                 paths of the data and the teacher may differ.
         """
         run = cls.open(path)
+        if run.info.get("teacher", "") != teacher:
+            was, who = run.config.data.teacher or "none", config.data.teacher or "none"
+            raise TrainingError(f"{path} was begun with another teacher than {who}: resume with data.teacher={was}")
         old, new = (flatten(msgspec.to_builtins(c)) for c in (run.config, config))
         for key in ("fit.epochs", "fit.patience", "fit.devices", "fit.nodes", "data.path", "data.teacher"):
             old[key] = new[key]
@@ -143,12 +146,10 @@ class Run:
             )
         if run.data_hashes != [recording.hash for recording in recordings]:
             raise TrainingError(f"{path} was begun on other data than {', '.join(config.data.paths)}: resume with it")
-        if run.info.get("teacher", "") != teacher:
-            who = config.data.teacher or "none"
-            raise TrainingError(f"{path} was begun with another teacher than data.teacher={who}: resume with the same")
         sources = [Path(source).name for source in config.data.paths]
         info = {
             "sessions": [old | {"source": new} for old, new in zip(run.info["sessions"], sources, strict=True)],
+            "teacher": teacher,
             "commands": [*run.info["commands"], command],
             "state": "training",
         }

@@ -43,7 +43,8 @@ def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
     and neuron, of hidden entries or held-out neurons), `seconds`, whatever `evaluate` found of `SCORES`, and `config`,
     the settings in which runs that have them differ.
     """
-    configs = [flatten(msgspec.to_builtins(run.config)) for run in runs]
+    taught = [{"data.teacher": run.info.get("teacher", "")[:8]} for run in runs]  # by hash, wherever it is
+    configs = [flatten(msgspec.to_builtins(run.config)) | by for run, by in zip(runs, taught, strict=True)]
     keys = sorted({key for config in configs for key in config} - set(NOT_COMPARED))
     differing = [key for key in keys if len({repr(config[key]) for config in configs if key in config}) > 1]
     rows = []

@@ -16,6 +16,7 @@ learning rate falls over the whole search as it does in any run; what is searche
     DIR/best/        a copy of the best one
 """
 
+import dataclasses
 import json
 import logging
 import os
@@ -38,6 +39,7 @@ from rtdsae.errors import TrainingError, one_line
 from rtdsae.recordings import Recording
 from rtdsae.train.run import Run, write
 from rtdsae.train.space import Choices, Search, check_shapes, explore, leaves, whole
+from rtdsae.train.teacher import Teacher
 from rtdsae.train.trial import Trial, copy_run
 
 __all__ = ["Found", "Generation", "search"]
@@ -123,7 +125,8 @@ def search(
     """
     if wanted.settings.method == "pbt":
         check_shapes(wanted, recordings)
-    claim(out, wanted, recordings)
+    wanted, teacher = with_teacher(wanted, recordings)
+    claim(out, wanted, recordings, teacher)
     for key, value in RAY.items():
         os.environ.setdefault(key, value)
     for said_here in ("ray.tune.tune", "ray.tune.analysis.experiment_analysis"):
@@ -183,19 +186,35 @@ def start_ray(wanted: Search, address: str | None) -> None:
     ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
 
 
-def claim(out: Path, wanted: Search, recordings: Sequence[Recording]) -> None:
+def with_teacher(wanted: Search, recordings: Sequence[Recording]) -> tuple[Search, str]:
+    """The search with the whole path of its teacher, since trials run in folders of their own; and the teacher's hash.
+
+    Raises:
+        ConfigError, TrainingError: it cannot teach.
+    """
+    base = wanted.base
+    if not base.data.teacher:
+        return wanted, ""
+    found = Teacher(base, recordings).hash
+    whole = msgspec.structs.replace(base.data, teacher=str(Path(base.data.teacher).resolve()))
+    return dataclasses.replace(wanted, base=msgspec.structs.replace(base, data=whole)), found
+
+
+def claim(out: Path, wanted: Search, recordings: Sequence[Recording], teacher: str) -> None:
     """Make the search's folder, or see that it is this search's.
 
     Raises:
         TrainingError: it is not.
     """
     base = msgspec.to_builtins(wanted.base)
-    del base["data"]["path"]
+    del base["data"]["path"], base["data"]["teacher"]
     asked = {
         "search": {k: v for k, v in msgspec.to_builtins(wanted.settings).items() if k not in (*FREE, "base")},
         "base": base,
         "data": {str(i): recording.hash for i, recording in enumerate(recordings)},
     }
+    if teacher:
+        asked["teacher"] = {"sha256": teacher}
     path = out / "search.json"
     if path.exists():
         try:

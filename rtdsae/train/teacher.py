@@ -18,12 +18,11 @@ from rtdsae.errors import ConfigError
 from rtdsae.model.family import Family
 from rtdsae.recordings import Recording
 from rtdsae.train.config import TrainConfig
+from rtdsae.train.failures import memory_explained
 from rtdsae.train.run import Run
 from rtdsae.train.windows import SessionWindows, Windows
 
-__all__ = ["Teacher"]
-
-BATCH = 256  # windows at a time
+__all__ = ["Teacher", "expected_counts"]
 
 
 class Teacher:
@@ -45,14 +44,22 @@ class Teacher:
         path = Path(config.data.teacher)
         run = Run.open(path)
         check(run, config, recordings)
+        self._family, self._fit = run.model(), config.fit
         self.hash = hashlib.sha256((path / "best.pt").read_bytes()).hexdigest()
-        self._family = run.model()
         self._sessions = [run.data_hashes.index(recording.hash) for recording in recordings]
 
     def teach(self, sessions: Sequence[SessionWindows], device: torch.device) -> None:
-        """Gives each session's training windows what this makes of them."""
+        """Gives each session's training windows what this makes of them.
+
+        Raises:
+            TrainingError: memory does not suffice.
+        """
+        torch.set_num_threads(self._fit.threads)  # the student's
+        batch_size = -(-4 * self._fit.batch_size // self._fit.shards)  # as a validation's
         for session, mine in zip(sessions, self._sessions, strict=True):
-            session.expected = expected_counts(self._family.to(device).use(mine), session)
+            with memory_explained(self._fit, session.train.bins):
+                session.expected = expected_counts(self._family.to(device).use(mine), session, batch_size)
+        self._family.cpu()
 
 
 def check(run: Run, config: TrainConfig, recordings: Sequence[Recording]) -> None:
@@ -78,7 +85,7 @@ def check(run: Run, config: TrainConfig, recordings: Sequence[Recording]) -> Non
 
 
 @torch.no_grad()
-def expected_counts(teacher: Family, session: SessionWindows) -> Tensor:
+def expected_counts(teacher: Family, session: SessionWindows, batch_size: int) -> Tensor:
     """Expected counts in each bin of the training segments, by posterior means: (bins, n_neurons) float16.
 
     The teacher's windows overlap by half, and a bin is taken from the one whose middle is nearest. Bins that are not
@@ -88,7 +95,7 @@ def expected_counts(teacher: Family, session: SessionWindows) -> Tensor:
     device, width = teacher.readin.mean.device, teacher.dims.bin_width_s
     found = torch.zeros(tensors.counts.shape, dtype=torch.float16)
     firsts, parts = shares(session.train, bins)
-    for some, taken in zip(firsts.split(BATCH), parts.split(BATCH), strict=True):
+    for some, taken in zip(firsts.split(batch_size), parts.split(batch_size), strict=True):
         batch = tensors.windows_at(some, bins, device)
         x = teacher.readin.normalise(batch.inputs)
         rates = teacher(x, torch.ones_like(x[..., :1]), batch.u, False).outputs.rates

@@ -197,8 +197,9 @@ class SessionWindows:
         batch = self.tensors.windows_at(first, self.train.bins, device)
         if self.expected is None:
             return batch
-        expected = self.expected[first[:, None] + torch.arange(self.train.bins)].to(device).float()
-        return batch._replace(counts=expected, inputs=torch.poisson(expected[..., self.tensors.heldin.to(device)]))
+        expected = self.expected[first[:, None] + torch.arange(self.train.bins)].float()
+        spikes = torch.poisson(expected[..., self.tensors.heldin])  # drawn on the CPU: the same on every device
+        return batch._replace(counts=expected.to(device), inputs=spikes.to(device))
 
     def training_bins(self) -> Tensor:
         """Bins of the training segments, (T, n_neurons) float32: all, or evenly spaced ones of a long recording."""

@@ -253,6 +253,7 @@ def test_a_recorder_that_is_stopped_ends_with_every_bin(tmp_path):
         assert len(seq) + seq[0] >= 22_000
         gaps = np.array(flagged(served, Flags.GAP))
         np.testing.assert_array_equal((flags & Flags.GAP) > 0, gaps[seq])
+        assert gaps.mean() < 0.9
         observed = np.concatenate([np.ones(toy.n_anchor), ~gaps])
         np.testing.assert_allclose(factors, toy.run(x, observed)["factors"][seq], atol=2e-4)
 

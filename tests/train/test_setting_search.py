@@ -151,6 +151,33 @@ def test_trials_by_tpe(here):
 
 
 @pytest.mark.timeout(180)
+def test_the_teacher_of_a_search_is_found_from_where_it_was_begun_and_may_move(here, capsys):
+    pytest.importorskip("ray", reason=RAY)
+    train = ["train", "c.yaml", "--data", "wave.h5", "--set", "fit.epochs=2"]
+    assert main([*train, "--set", "model.causal=false", "--out", "teacher"]) == 0
+    assert main([*train, "--out", "causal"]) == 0
+    command = ["search", "s.yaml", "--data", "wave.h5", "--out", "out"]
+    for teacher, code, said in [
+        ("causal", 2, "data.teacher=causal is causal"),
+        ("teacher", 0, "finished: 2 of 2 trials"),
+        ("moved", 0, "finished: 2 of 2 trials"),
+        ("another", 2, "out was begun with teacher.sha256="),
+    ]:
+        if teacher == "moved":
+            (here / "teacher").rename(here / "moved")
+        if teacher == "another":
+            other = ["--set", "model.causal=false", "--set", "fit.seed=1", "--out", "another"]
+            assert main([*train, *other]) == 0
+        (here / "c.yaml").write_text(f"{BASE}data: {{teacher: {teacher}}}\n")
+        write(here)
+        assert main(command) == code
+        captured = capsys.readouterr()
+        assert said in captured.out + captured.err
+        (here / "c.yaml").write_text(BASE)
+    assert Run.open(here / "out" / "best").info["teacher"]
+
+
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("method", ["random", "pbt"])
 def test_a_search_that_was_interrupted_goes_on(here, method):
     pytest.importorskip("ray", reason=RAY)

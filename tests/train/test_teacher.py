@@ -1,8 +1,8 @@
 """A model taught by an acausal run: what it is shown, what stays with the recorded spikes, and what is refused."""
 
 import json
-import os
 import shutil
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_fit import FAMILIES, assert_equal, config, fit, interrupt_after, recording, weights
 
-from rtdsae import recordings
+from rtdsae import bundle, recordings
 from rtdsae.cli import main
 from rtdsae.errors import ConfigError, TrainingError
 from rtdsae.recordings import Recording
 from rtdsae.train.choose import choose
-from rtdsae.train.config import Objective, make_config
+from rtdsae.train.config import Objective, calibration_config, make_config
+from rtdsae.train.objective import valid_scores
 from rtdsae.train.run import Run
 from rtdsae.train.sessions import prepare
 from rtdsae.train.teacher import Teacher, shares
@@ -136,6 +137,8 @@ def test_the_validation_is_of_recorded_spikes_and_the_model_learns(teacher, tmp_
     first, best = seen[0].metrics, seen[run.info["best_epoch"]].metrics
     assert best["valid/nll_heldout"] < first["valid/nll_heldout"] - 0.02
     assert run.info["behaviour_fit"]["r2_valid"] > 0.3
+    recorded = valid_scores(run.model(), [windows(c)], 8, torch.device("cpu"))
+    assert recorded["nll_heldout"] == pytest.approx(run.info["best_score"], abs=1e-5)
     saved = Run.open(run.path)
     assert (saved.config.data.teacher, len(saved.info["teacher"])) == (str(teacher), 64)
 
@@ -143,8 +146,9 @@ def test_the_validation_is_of_recorded_spikes_and_the_model_learns(teacher, tmp_
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_teaches_and_is_taught(family, tmp_path):
     fit(tmp_path / "teacher", acausal(family, epochs=1))
-    run = fit(tmp_path / "student", taught(tmp_path / "teacher", family, epochs=1))
-    assert (run.info["state"], run.info["best_epoch"]) == ("finished", 0)
+    for student in {family, "dsae_full"}:
+        run = fit(tmp_path / f"taught-{student}", taught(tmp_path / "teacher", student, epochs=1))
+        assert (run.info["state"], run.info["best_epoch"]) == ("finished", 0)
 
 
 def test_a_teacher_of_two_sessions_teaches_one_of_them(tmp_path):
@@ -176,7 +180,7 @@ def test_it_is_not_gone_on_with_by_another_teacher(teacher, tmp_path, other):
     if other == "another":
         fit(tmp_path / "another", acausal(heldout_every=4, epochs=1, seed=1))
         c = taught(tmp_path / "another", heldout_every=4)
-    with pytest.raises(TrainingError, match=r"was begun with another teacher than data.teacher=.*: resume with the"):
+    with pytest.raises(TrainingError, match=rf"was begun with another teacher than .*: .* data.teacher={teacher}"):
         fit(tmp_path / "run", c, resume=True)
     assert (tmp_path / "run/run.json").read_bytes() == before
 
@@ -194,6 +198,7 @@ def test_a_teacher_that_cannot_teach_is_refused_and_nothing_is_left_behind(teach
     shutil.copytree(teacher, tmp_path / "cut")
     cut = torch.load(tmp_path / "cut/best.pt", weights_only=True)
     torch.save(cut | {"finished": False}, tmp_path / "cut/best.pt")
+    shutil.copytree(teacher, tmp_path / "begun", ignore=shutil.ignore_patterns("best.pt"))
     mistakes = [
         (taught(tmp_path / "nowhere"), TrainingError, "is not a run: there is no such folder"),
         (taught(tmp_path / "causal"), ConfigError, "is causal and knows no more than its student: train it with"),
@@ -201,6 +206,7 @@ def test_a_teacher_that_cannot_teach_is_refused_and_nothing_is_left_behind(teach
         (taught(tmp_path / "longer"), ConfigError, "has windows of 21 bins, this training of 20"),
         (taught(teacher), ConfigError, "with other parts of it kept apart: data.valid"),
         (taught(tmp_path / "cut", heldout_every=4), TrainingError, "was cut off before"),
+        (taught(tmp_path / "begun", heldout_every=4), TrainingError, "has no best.pt: no epoch of it was finished"),
     ]
     for c, kind, said in mistakes:
         with pytest.raises(kind, match=said):
@@ -223,6 +229,15 @@ def test_the_student_is_of_counts_as_well():
         )
 
 
+def test_a_calibration_of_what_was_taught_is_by_recorded_spikes():
+    tree = {"model": {"family": "lfads"}, "objective": {"coordinated_dropout": 0.0}, "data": {"teacher": "run"}}
+    found = calibration_config(tree, (), "new.h5", "bundle")
+    assert (found.data.teacher, found.objective.coordinated_dropout) == ("", 0.5)
+    assert calibration_config(tree | {"data": {}}, (), "new.h5", "bundle").objective.coordinated_dropout == 0
+    with pytest.raises(ConfigError, match="is by recorded spikes and has no teacher"):
+        calibration_config(tree, ("data.teacher=run",), "new.h5", "bundle")
+
+
 # for who writes no configuration --------------------------------------------------------------------------------------
 
 
@@ -231,7 +246,7 @@ def test_with_a_teacher_less_is_held_down():
     trials = recording(bins=18_000, segments=np.stack([firsts, firsts + 60], 1), conditions=np.arange(300) % 2)
     c = make_config({"model": {"family": "lfads"}}, "c", (), ("wave.h5",))
     alone, with_one = (
-        {one.key: one.value for one in choose([prepare(trials, c)], taught=taught)} for taught in (False, True)
+        {one.key: one.value for one in choose([prepare(trials, c)], "lfads", taught)} for taught in (False, True)
     )
     assert alone["objective.coordinated_dropout"] > with_one["objective.coordinated_dropout"] == 0
     assert alone["model.dropout"] > with_one["model.dropout"]
@@ -250,8 +265,14 @@ def test_two_commands_train_a_teacher_and_its_student(tmp_path, monkeypatch, cap
     assert "spikes are drawn from the teacher's rates" in capsys.readouterr().out
     assert main(["train", "--data", "day.h5", *small, "--set", "data.teacher=teecher", "--out", "other"]) == 2
     assert "teecher is not a run: there is no such folder" in capsys.readouterr().err
+    other = [*small, "--set", "data.teacher=teacher", "--set", "model.family=fdmm", "--out", "fdmm"]
+    assert main(["train", "--data", "day.h5", *other]) == 0
+    assert main(["train", "--data", "day.h5", *small, "--out", "student", "--resume"]) == 2
+    assert "with another teacher than none: resume with data.teacher=teacher" in capsys.readouterr().err
     assert main(["export", "student", "--out", "bundle"]) == 0
     assert main(["runs", "--json", "."]) == 0
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["runs"]
-    assert len(rows) == 2
-    assert os.listdir("bundle")
+    hash = bundle.load(Path("bundle")).manifest.provenance["teacher"]
+    by_run = {Path(row["run"]).name: row["config"]["data.teacher"] for row in rows}
+    assert by_run == {"teacher": "", "student": hash[:8], "fdmm": hash[:8]}
+    assert f"Taught by the acausal run of the weights `{hash[:16]}`" in Path("bundle/MODEL_CARD.md").read_text()
