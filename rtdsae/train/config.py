@@ -332,7 +332,7 @@ def rules(config: TrainConfig) -> Iterator[tuple[bool, str]]:
     for key in ("cv_mask", "spike_jitter_bins", "shift_bins"):
         yield (
             not config.data.teacher or not getattr(o, key),
-            f"objective.{key} is of recorded spikes, and data.teacher trains on none: set one of the two to nothing",
+            f"objective.{key} is of recorded spikes, and data.teacher trains on none: leave one of the two away",
         )
     yield (
         not config.data.teacher or m.reconstruction == "poisson",

@@ -269,6 +269,8 @@ def test_two_commands_train_a_teacher_and_its_student(tmp_path, monkeypatch, cap
     assert main(["train", "--data", "day.h5", *other]) == 0
     assert main(["train", "--data", "day.h5", *small, "--out", "student", "--resume"]) == 2
     assert "with another teacher than none: resume with data.teacher=teacher" in capsys.readouterr().err
+    assert main(["evaluate", "student"]) == 0
+    assert "whose likelihood does not compare" in Path("student/report.html").read_text()
     assert main(["export", "student", "--out", "bundle"]) == 0
     assert main(["runs", "--json", "."]) == 0
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["runs"]
