@@ -11,7 +11,7 @@ import numpy as np
 
 from rtdsae.recordings import Recording
 
-__all__ = ["Choice", "choose"]
+__all__ = ["TAUGHT", "Choice", "choose"]
 
 ANCHOR_S = 0.2  # of data say where a trial begins; longer ones did no better
 FEWEST_ANCHOR, MOST_ANCHOR = 10, 40  # bins

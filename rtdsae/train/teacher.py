@@ -22,7 +22,7 @@ from rtdsae.train.failures import memory_explained
 from rtdsae.train.run import Run
 from rtdsae.train.windows import SessionWindows, Windows
 
-__all__ = ["Teacher", "expected_counts"]
+__all__ = ["Teacher"]
 
 
 class Teacher:
