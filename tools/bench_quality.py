@@ -143,15 +143,15 @@ def run_subject(args: argparse.Namespace) -> None:
 # data and scores ------------------------------------------------------------------------------------------------------
 
 
-def data_of(name: str, changes: list[str] | None = None) -> tuple[Recording, TrainConfig]:
-    """A set's recording, split and with its held-out neurons flagged, and rtdsae's configuration.
+def data_of(name: str, changes: list[str] | None = None, config_name: str = "") -> tuple[Recording, TrainConfig]:
+    """A set's recording, split and with its held-out neurons flagged, and rtdsae's configuration (else the set's own).
 
     Raises:
         RecordingError: it is not at hand.
     """
     chosen = SETS[name]
     overrides = (*chosen.overrides, "data.heldout_every=4", "fit.accelerator=cpu", *(changes or []))
-    config = load_config(ROOT / "configs" / chosen.config, overrides, (f"{name}.h5",))
+    config = load_config(ROOT / "configs" / (config_name or chosen.config), overrides, (f"{name}.h5",))
     data = prepare(chosen.make(), config)
     splits = np.array(data.splits)
     if "test" not in splits:

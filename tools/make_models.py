@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from rtdsae.cli.progress import TrainingProgress
 from rtdsae.evaluate.score import evaluate
@@ -19,19 +20,28 @@ from rtdsae.recordings.reaching import reaching
 from rtdsae.train.config import load_config
 from rtdsae.train.export import export
 from rtdsae.train.fit import train
+from rtdsae.train.run import Run
 from rtdsae.train.sessions import prepare
 
 ROOT = Path(__file__).parent.parent
 RUNS = Path("out/models")
 
-# bundle -> (config, what of it is set anew, the recording it is trained on)
-Model = tuple[str, tuple[str, ...], Callable[[], Recording]]
-MODELS: dict[str, Model] = {
-    "lfads_lorenz": ("configs/lorenz.yaml", (), synthetic.lorenz),
-    "dsae_full_reaching": ("configs/reaching.yaml", (), reaching),
-    "dsae_factorized_reaching": ("configs/reaching.yaml", ("model.family=dsae_factorized",), reaching),
-    "fhvae_reaching": ("configs/reaching.yaml", ("model.family=fhvae",), reaching),
-    "fdmm_reaching": ("configs/reaching.yaml", ("model.family=fdmm",), reaching),
+
+class Model(NamedTuple):
+    """A bundle's recording, its config and what of that is set anew; the config of its teacher, where it has one."""
+
+    generate: Callable[[], Recording]
+    config: str
+    overrides: tuple[str, ...] = ()
+    teacher: str = ""
+
+
+MODELS = {
+    "lfads_lorenz": Model(synthetic.lorenz, "configs/lorenz_taught.yaml", teacher="configs/lorenz.yaml"),
+    "dsae_full_reaching": Model(reaching, "configs/reaching.yaml"),
+    "dsae_factorized_reaching": Model(reaching, "configs/reaching.yaml", ("model.family=dsae_factorized",)),
+    "fhvae_reaching": Model(reaching, "configs/reaching.yaml", ("model.family=fhvae",)),
+    "fdmm_reaching": Model(reaching, "configs/reaching.yaml", ("model.family=fdmm",)),
 }
 
 
@@ -51,19 +61,32 @@ def main() -> int:
 
 def make(name: str) -> None:
     """One bundle, from nothing."""
-    config_path, overrides, generate = MODELS[name]
-    data, run = RUNS / f"{name}.h5", RUNS / name
-    save(generate(), data)
-    config = load_config(Path(config_path), overrides, data=(str(data),))
-    shutil.rmtree(run, ignore_errors=True)
-    print(f"{name}: training {config_path} on {data}", flush=True)
-    with TrainingProgress(config.fit.epochs) as progress:
-        made = train(run, config, [prepare(generate(), config)], progress, command=f"./tools/make_models {name}")
-    if made.info["state"] != "finished":
-        sys.exit(f"{name}: {made.info['state']}: models/{name} is left as it was")
-    print(evaluate(made)[0].table())
-    bundle = export(made, Path("models") / name, overwrite=True)
+    model, path = MODELS[name], RUNS / f"{name}.h5"
+    recording = model.generate()
+    save(recording, path)
+    overrides = model.overrides
+    if model.teacher:
+        teacher = RUNS / f"{name}_teacher"
+        trained(name, teacher, recording, model.teacher, ("model.causal=false",), path)
+        overrides += (f"data.teacher={teacher}",)
+    run = trained(name, RUNS / name, recording, model.config, overrides, path)
+    print(evaluate(run)[0].table())
+    bundle = export(run, Path("models") / name, overwrite=True)
     print(f"{name}: {bundle.path} ({bundle.hash[:16]})")
+
+
+def trained(
+    name: str, out: Path, recording: Recording, config_path: str, overrides: tuple[str, ...], data: Path
+) -> Run:
+    """A finished run; else this program ends."""
+    config = load_config(Path(config_path), overrides, data=(str(data),))
+    shutil.rmtree(out, ignore_errors=True)
+    print(f"{out.name}: training {' '.join([config_path, *overrides])} on {data}", flush=True)
+    with TrainingProgress(config.fit.epochs) as progress:
+        run = train(out, config, [prepare(recording, config)], progress, command=f"./tools/make_models {name}")
+    if run.info["state"] != "finished":
+        sys.exit(f"{out.name}: {run.info['state']}: models/{name} is left as it was")
+    return run
 
 
 if __name__ == "__main__":

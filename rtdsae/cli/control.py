@@ -60,6 +60,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
                 recorder.should_exit = True  # what has come by then is still written
 
             with caught(end):
+                print(f"recording what {self.endpoint} publishes to {self.out}", flush=True)
                 recorder.run(self.seconds, self.count)
         print(f"recorded {recorder.bins} bins, {recorder.filled} of them from the daemon's history, none missing")
 

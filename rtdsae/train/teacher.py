@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rtdsae.errors import ConfigError
+from rtdsae.errors import ConfigError, TrainingError
 from rtdsae.model.family import Family
 from rtdsae.recordings import Recording
 from rtdsae.train.config import TrainConfig
@@ -42,9 +42,12 @@ class Teacher:
 
     def __init__(self, config: TrainConfig, recordings: Sequence[Recording]) -> None:
         path = Path(config.data.teacher)
-        run = Run.open(path)
-        check(run, config, recordings)
-        self._family, self._fit = run.model(), config.fit
+        try:
+            run = Run.open(path)
+            check(run, config, recordings)
+            self._family, self._fit = run.model(), config.fit
+        except TrainingError as error:
+            raise TrainingError(f"data.teacher: {error}") from None
         self.hash = hashlib.sha256((path / "best.pt").read_bytes()).hexdigest()
         self._sessions = [run.data_hashes.index(recording.hash) for recording in recordings]
 

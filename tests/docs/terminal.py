@@ -29,7 +29,7 @@ LIVE = {
     "replay": ("source", "streaming"),
     "listen": ("listener", " bin "),
     "monitor": ("monitor", "http://"),
-    "record": ("recorder", ""),
+    "record": ("recorder", "recording"),
 }
 LISTEN = ("listen", "record", "monitor", "control")  # verbs that need a daemon
 LIMITS = ("--count", "--seconds", "--help")  # with one of them, a listener or a recorder ends by itself

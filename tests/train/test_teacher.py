@@ -200,7 +200,7 @@ def test_a_teacher_that_cannot_teach_is_refused_and_nothing_is_left_behind(teach
     torch.save(cut | {"finished": False}, tmp_path / "cut/best.pt")
     shutil.copytree(teacher, tmp_path / "begun", ignore=shutil.ignore_patterns("best.pt"))
     mistakes = [
-        (taught(tmp_path / "nowhere"), TrainingError, "is not a run: there is no such folder"),
+        (taught(tmp_path / "nowhere"), TrainingError, "data.teacher: .*nowhere is not a run: there is no such folder"),
         (taught(tmp_path / "causal"), ConfigError, "is causal and knows no more than its student: train it with"),
         (taught(tmp_path / "gaussian"), ConfigError, "has gaussian counts: a teacher's are poisson"),
         (taught(tmp_path / "longer"), ConfigError, "has windows of 21 bins, this training of 20"),
@@ -264,7 +264,7 @@ def test_two_commands_train_a_teacher_and_its_student(tmp_path, monkeypatch, cap
     assert main(["train", "--data", "day.h5", *small, "--set", "data.teacher=teacher", "--out", "student"]) == 0
     assert "spikes are drawn from the teacher's rates" in capsys.readouterr().out
     assert main(["train", "--data", "day.h5", *small, "--set", "data.teacher=teecher", "--out", "other"]) == 2
-    assert "teecher is not a run: there is no such folder" in capsys.readouterr().err
+    assert "data.teacher: teecher is not a run: there is no such folder" in capsys.readouterr().err
     other = [*small, "--set", "data.teacher=teacher", "--set", "model.family=fdmm", "--out", "fdmm"]
     assert main(["train", "--data", "day.h5", *other]) == 0
     assert main(["train", "--data", "day.h5", *small, "--out", "student", "--resume"]) == 2
