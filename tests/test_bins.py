@@ -454,11 +454,26 @@ def test_stamps_of_another_clock_are_gone_along_with(apart):
     assert binner.counters == BinCounters()
 
 
-def test_the_clock_goes_on_after_stamps_that_were_set_ahead():
+@pytest.mark.parametrize("apart", [0.0, 1000.0])
+def test_stamps_that_were_set_ahead_are_a_reset_and_the_clock_goes_on(apart):
     binner = EventsBinner(2, 0.02)
-    binner.push(np.array([0]), np.array([10.0]), 10.0)
-    assert len(binner.push(np.array([1]), np.array([15.001]), 10.01).index) == 250
-    assert binner.advance(10.0291).counts.tolist() == [[0, 1]]
+    binner.push(np.array([0]), np.array([10.0 + apart]), 10.0)
+    bins = binner.push(np.array([1]), np.array([15.001 + apart]), 10.01)
+    assert (bins.index.tolist(), bins.observed.tolist()) == ([0], [False])
+    assert binner.counters.resets == 1
+    bins = binner.advance(10.0301)
+    assert bins.counts.tolist() == [[0, 1]]
+    assert bins.t_end[0] == pytest.approx(15.021 + apart)
+
+
+def test_one_stamp_that_is_ahead_costs_two_bins():
+    binner = EventsBinner(1, 0.02)
+    observed = []
+    for now, stamp in [(10.0, 10.0), (10.01, 40.0), (10.015, 10.015)]:
+        observed += binner.push(np.zeros(1), np.array([stamp]), now).observed.tolist()
+    observed += binner.advance(10.0551).observed.tolist()
+    assert observed == [False, False, True, True]
+    assert binner.counters.resets == 2
 
 
 def test_a_stall_is_not_taken_for_another_clock():

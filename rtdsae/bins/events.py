@@ -85,10 +85,11 @@ class EventsBinner:
             raise BinError(f"spikes of shape {values.shape}: expected ({len(stamps)},) or ({len(stamps)}, columns)")
         self._out.clear()
         channels = (values if values.ndim == 1 else values[:, 0]).tolist()
+        came = None if now is None else round(now * 1e9)
         for time, channel in zip(nanoseconds(stamps), channels, strict=True):
-            self._add_spike(time, channel)
-        if now is not None and self._origin is not None:
-            self._compare(round(now * 1e9))
+            self._add_spike(time, channel, came)
+        if came is not None and self._origin is not None:
+            self._compare(came)
         return self._out.bins()
 
     def advance(self, now: float, *, observed: bool = True) -> Bins:
@@ -129,22 +130,25 @@ class EventsBinner:
             self._close_until(round(t_end * 1e9), observed)
         return self._out.bins()
 
-    def _add_spike(self, time: int, channel: float) -> None:
+    def _add_spike(self, time: int, channel: float, came: int | None) -> None:
         if time == NO_STAMP or not 0 <= channel < math.inf or channel != int(channel):
             self.counters.nan += 1
         elif channel >= self._out.n_channels:
             self.counters.overflow += 1
         else:
-            bin_ = self._move_to(time)
+            bin_ = self._move_to(time, came)
             if bin_ < self._closed:
                 self.counters.late += 1
             else:
                 self._ring[bin_ % len(self._ring), int(channel)] += 1
 
-    def _move_to(self, time: int) -> int:
+    def _move_to(self, time: int, came: int | None) -> int:
         """Lets a stamp close bins, and says which bin it belongs to."""
         if self._origin is None:
             self._origin = self._newest = self._time = time
+        elif came is not None and time > came + max(0, self._clock_shift) + BACKWARD_NS:
+            self._clock_shift = time - came  # it was set ahead: nothing is known of the time between
+            self._reset(time)
         elif time < self._newest - BACKWARD_NS or time > self._time + FORWARD_NS:
             self._clock_shift += time - self._time
             self._reset(time)

@@ -89,6 +89,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
         """
         from rtdsae.client import Control
 
+        if not self.timeout > 0:
+            raise ConfigError(f"--timeout {self.timeout:g}: it must be above 0")
         if (self.request == "swap") != (self.bundle is not None) or (self.session and not self.bundle):
             raise ConfigError("swap needs the BUNDLE that is to take over; the other requests have none")
         with Control(self.endpoint, timeout_s=self.timeout, keys=self.keys) as control:

@@ -1,6 +1,7 @@
 """The verbs that deal with live streams: serve, listen, simulate, replay."""
 
 import json
+import math
 import os
 import sys
 from dataclasses import replace
@@ -72,7 +73,7 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: no bundle is named, neither here nor in the settings.
         """
-        if self.bundle is None and self.config is None:
+        if self.bundle is None and self.config is None and not any(one.startswith("bundle=") for one in self.set):
             print(_shipped_models())
             raise ConfigError("which bundle? Name a folder, or one of these, as in: rtdsae serve lfads_lorenz")
         _quiet_lsl()
@@ -279,8 +280,17 @@ def _short(message: "Latents", name: str) -> str:
 
 def _as_json(message: "Latents", arrays: str) -> str:
     head = {name: getattr(message, name) for name in ("seq", "bin", "t_bin", "t_in", "t_out", "run")}
-    values = {name: message[name].tolist() for name in _names(message, arrays)}
-    return json.dumps({**head, "flags": [flag.name.lower() for flag in message.flags if flag.name], **values})
+    said = {**head, "flags": [flag.name.lower() for flag in message.flags if flag.name]}
+    return json.dumps(_finite({**said, **{name: message[name].tolist() for name in _names(message, arrays)}}))
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what JSON has no number for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else value
 
 
 def _names(message: "Latents", arrays: str) -> list[str]:

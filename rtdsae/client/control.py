@@ -24,6 +24,7 @@ __all__ = ["CONTROL", "Control"]
 
 CONTROL = "tcp://127.0.0.1:5557"
 
+LONGEST_WAIT_S = 1e6  # that ZeroMQ can be told
 SWAP_TIMEOUT_S = 120.0  # a bundle is loaded, checked and anchored
 
 
@@ -124,7 +125,7 @@ class Control(Connection):
 
     def _wait(self, deadline: float, event: int) -> None:
         remaining = max(0.0, deadline - time.monotonic())
-        if not self._socket.poll(math.ceil(1e3 * remaining), event):
+        if not self._socket.poll(math.ceil(1e3 * min(remaining, LONGEST_WAIT_S)), event):
             raise EndpointError(
                 f"no reply from {self.endpoint} in time: is rtdsae serve running with --control {self.endpoint}, "
                 "and with the same keys?"

@@ -13,11 +13,13 @@ Keys are never written over. Whoever can read a `.key_secret` is who it says.
 import os
 import re
 import shutil
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 
 import zmq
 from zmq.auth import create_certificates, load_certificate, load_certificates
+from zmq.utils import z85
 
 from rtdsae.errors import EndpointError
 
@@ -76,9 +78,23 @@ def own_keys(file: Path) -> Pair:
     except (OSError, ValueError) as error:
         mend = "let this user read it" if isinstance(error, PermissionError) else "make keys with rtdsae keys"
         raise EndpointError(f"{file}: no key can be read there: {mend}") from error
-    if not secret or len(public) != 40 or len(secret) != 40:
-        raise EndpointError(f"{file}: is not a secret key: make keys with rtdsae keys")
+    if not secret or not _is_pair(public, secret):
+        raise EndpointError(f"{file}: is not a secret key, or damaged: make keys with rtdsae keys")
     return public, secret
+
+
+def _is_pair(public: bytes, secret: bytes) -> bool:
+    try:
+        return zmq.curve_public(secret) == public
+    except (zmq.ZMQError, ValueError):
+        return False
+
+
+def _is_key(text: bytes) -> bool:
+    try:
+        return len(z85.decode(text)) == 32
+    except (ValueError, KeyError, struct.error):
+        return False
 
 
 def clients_folder(folder: Path) -> Path:
@@ -92,6 +108,8 @@ def clients_folder(folder: Path) -> Path:
         known = load_certificates(clients)
     except (OSError, ValueError) as error:
         raise EndpointError(f"{clients}: client keys cannot be read there: make them with rtdsae keys") from error
+    if damaged := [key for key in known if not _is_key(key)]:
+        raise EndpointError(f"{clients}: {damaged[0].decode(errors='replace')} is no public key: make it anew")
     if not known:
         raise EndpointError(f"{clients} is empty, nobody could connect: rtdsae keys {folder} --client NAME")
     return clients

@@ -236,7 +236,6 @@ class Daemon:
             RtdsaeError: it cannot take over; the present one runs on.
         """
         running, settings, bundle = self._pipeline, self.settings, shipped.model(bundle)
-        session = session or settings.session
         try_out(bundle, session, settings.model.provider)
         new = Pipeline(bundle, session, settings.model, self.run_id, running.decoder.recent)
         self._handover.offer(new, running)

@@ -14,7 +14,7 @@ _FLAGS = slice(10, 12)  # where a frame has them
 class History:
     """A ring of frames of one size, written on the hot path and read from other threads.
 
-    A slot is copied in one call each way, under the interpreter's lock, so that no reader sees half a frame.
+    A frame that may have been written over while a reader copied it is left out: NumPy lets others run meanwhile.
 
     Args:
         frame_size: bytes.
@@ -26,7 +26,8 @@ class History:
 
     def __init__(self, frame_size: int, n_frames: int) -> None:
         n_frames = max(1, min(n_frames, MAX_BYTES // frame_size))
-        self._ring = np.ones((n_frames, frame_size), np.uint8)  # written to: no page is new to the hot path
+        # Written to, so that no page is new to the hot path. One slot is spare: it is the one that is being written.
+        self._ring = np.ones((n_frames + 1, frame_size), np.uint8)
         self.first = self._next = 0
 
     def begin(self, seq: int) -> None:
@@ -41,12 +42,12 @@ class History:
     @property
     def is_full(self) -> bool:
         """Whether it has lost its first frames: older ones, of models before, would be on the far side of a hole."""
-        return self._next - self.first > len(self._ring)
+        return self._next - self.first > self.capacity
 
     @property
     def capacity(self) -> int:
         """How many frames it can have."""
-        return len(self._ring)
+        return len(self._ring) - 1
 
     def since(self, oldest: int) -> "History | None":
         """A copy of what is there from `seq` oldest on, no larger than that; None where nothing is."""
@@ -64,7 +65,7 @@ class History:
     def kept(self) -> tuple[int, int] | None:
         """The oldest and the newest `seq` that are there."""
         newest = self._next - 1
-        oldest = max(self.first, self._next - len(self._ring))
+        oldest = max(self.first, self._next - self.capacity)
         return (oldest, newest) if oldest <= newest else None
 
     def frames(self, first: int, last: int) -> list[bytes]:
@@ -74,7 +75,7 @@ class History:
             return []
         chosen = range(max(first, kept[0]), min(last, kept[1]) + 1)
         frames = [(seq, bytearray(self._ring[seq % len(self._ring)].tobytes())) for seq in chosen]
-        return [_backfill(frame) for seq, frame in frames if self._next - seq <= len(self._ring)]
+        return [_backfill(frame) for seq, frame in frames if self._next - seq <= self.capacity]
 
 
 def _backfill(frame: bytearray) -> bytes:

@@ -4,6 +4,7 @@ Of `counts` a sample is a bin; of `samples` as many as the open bin still needs;
 open bin is due by the clock, so that a bin without spikes ends on time too.
 """
 
+import logging
 import math
 import time
 from typing import Literal, Protocol
@@ -15,6 +16,8 @@ from rtdsae.bins import BinCounters, Bins, EventsBinner, Kind, RegularBinner
 from rtdsae.serve.source import MAX_PULL, Source
 
 __all__ = ["EventsIntake", "Intake", "RegularIntake", "make"]
+
+log = logging.getLogger(__name__)
 
 PATIENCE_S = 0.1  # how soon a daemon without input notices a signal
 
@@ -81,6 +84,7 @@ class EventsIntake:
         self.counters = self._binner.counters
         self._silence_s = silence_s
         self._last_spike = -math.inf
+        self._backlog = 0  # spikes taken since there were fewer waiting than a pull takes
         self._source: Source | None = None
 
     def pull(self, source: Source) -> bool:
@@ -92,19 +96,30 @@ class EventsIntake:
         taken = source.pull(MAX_PULL, min(max(left, 0.0), PATIENCE_S))
         if taken:
             self._last_spike = pylsl.local_clock()
+        self._heed_backlog(source, taken)
         return taken > 0 or left <= PATIENCE_S
+
+    def _heed_backlog(self, source: Source, taken: int) -> None:
+        """Says once that so many spikes have waited that LSL may have dropped some, which it does not say itself."""
+        before, waited = self._backlog, self._backlog + taken
+        self._backlog = waited if taken == MAX_PULL else 0
+        if before < source.kept <= waited:
+            said = "stream %s: %d spikes waited, as many as LSL keeps: the bins since may lack some"
+            log.warning(said, source.source_id, waited)
 
     def bins(self, source: Source) -> Bins:
         """The bins that the last pull or the clock completed."""
         now = pylsl.local_clock()
         bins = self._binner.push(*source.taken(), now)
-        if len(bins.index):  # the clock's come with the next call: the buffer of these is the binner's
+        # The clock's come with the next call: the buffer of these is the binner's. Nor does the clock close a bin whose
+        # spikes may still wait to be taken.
+        if len(bins.index) or source.n_taken == MAX_PULL:
             return bins
         return self._binner.advance(now, observed=now - self._last_spike < self._silence_s)
 
     def idle(self, source: Source) -> bool:
-        """Whether the open bin is not due yet."""
-        return bool(self._binner.due > pylsl.local_clock())
+        """Whether the open bin is not due yet, and no more spikes wait than a pull takes."""
+        return bool(self._binner.due > pylsl.local_clock()) and source.available() < MAX_PULL
 
     def alone(self) -> Bins:
         """Gaps, on time."""

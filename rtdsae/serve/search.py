@@ -25,7 +25,8 @@ __all__ = ["Search", "find", "predicate"]
 
 log = logging.getLogger(__name__)
 
-PROPERTIES = ("name", "type", "source_id", "hostname", "uid", "session_id", "channel_count", "nominal_srate")
+NUMBERS = ("channel_count", "nominal_srate")
+PROPERTIES = ("name", "type", "source_id", "hostname", "uid", "session_id", *NUMBERS)
 RETRY_S = 1.0  # after a stream that was found did not fit
 RESUMES_S = 13.0  # in which TCP goes on by itself after 10 s without a network, with what LSL has kept
 SPEAKS_S = 5.0  # for a new connection to the same stream to bring a sample, before another is looked for
@@ -58,7 +59,12 @@ def predicate(query: str) -> str:
         raise StreamError(f"the stream query {query!r}: {unknown[0]} is none of {', '.join(PROPERTIES)}")
     if not all(key in PROPERTIES and value and value[0] not in "'\"" for key, _, value in pairs):
         return query
-    return " and ".join(f"{key}={_literal(value)}" for key, _, value in pairs)
+    return " and ".join(f"{key}={value if _is_number(key, value) else _literal(value)}" for key, _, value in pairs)
+
+
+def _is_number(key: str, value: str) -> bool:
+    """Whether a value is compared as a number: 50 with LSL's 50.00000000000000."""
+    return key in NUMBERS and re.fullmatch(r"\d+(\.\d+)?", value) is not None
 
 
 def _literal(value: str) -> str:

@@ -7,6 +7,7 @@ that the data path never waits for it.
 
 import ctypes
 import logging
+import math
 import re
 import threading
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ __all__ = ["MAX_PULL", "Lost", "Source", "Wanted", "within"]
 log = logging.getLogger(__name__)
 
 BUFFER_S = 10  # of samples that LSL keeps for a daemon that stalls; beyond it LSL drops the oldest, silently
-BUFFER_HUNDREDS = 1000  # of spikes, likewise: LSL counts irregular samples in hundreds
+KEPT_SPIKES = 3000  # of a channel, likewise: a minute of 50 a second; a longer one is taken as a reset of the clock
 SEND_SINGLY_HZ = 2000  # up to here a bin's last sample is sent at once; above, as the source pushes
 MAX_PULL = 4096  # samples taken at a time
 OPEN_S = 10.0
@@ -141,6 +142,7 @@ class Source:
         samples_per_bin: 0 for events.
         clock_offset_s: what is added to its stamps.
         n_taken: how many samples the last pull took.
+        kept: how many spikes LSL keeps for a daemon that stalls.
 
     Raises:
         StreamError: it does not fit or has vanished.
@@ -161,6 +163,8 @@ class Source:
         self._values: NDArray[np.float32] = np.zeros((rows, info.channel_count()), np.float32)
         self._stamps: NDArray[np.float64] = np.zeros(rows)
         self.n_taken = 0
+        hundreds = max(1000, math.ceil(KEPT_SPIKES * len(wanted.channels) / 100))
+        self.kept = 100 * hundreds
         events = self.kind == "events"
         self._error = ctypes.c_int()
         self._error_at = ctypes.byref(self._error)
@@ -171,7 +175,7 @@ class Source:
         try:
             self._inlet = pylsl.StreamInlet(
                 info,
-                max_buflen=BUFFER_HUNDREDS if events else BUFFER_S,
+                max_buflen=hundreds if events else BUFFER_S,  # LSL counts irregular samples in hundreds
                 max_chunklen=1 if 0 < info.nominal_srate() <= SEND_SINGLY_HZ else 0,
                 recover=False,
             )

@@ -55,6 +55,8 @@ def test_control_prints_the_reply_as_json(station, capsys, tmp_path):
         (("control", "stop", "--session", "x"), "swap needs the BUNDLE"),
         (("control", "status", "--endpoint", "5557"), "cannot connect to 5557"),
         (("control", "status", "--endpoint", "ipc://nobody", "--timeout", "0.1"), "no reply from ipc://nobody"),
+        (("control", "status", "--timeout", "nan"), "--timeout nan: it must be above 0"),
+        (("control", "status", "--timeout", "0"), "--timeout 0: it must be above 0"),
         (("control", "status", "--keys", "nowhere"), "nowhere/client.key_secret"),
         (("record",), "PATH"),
         (("record", "out.h5", "--endpoint", "5556"), "cannot connect to 5556"),
@@ -80,6 +82,13 @@ def test_mistakes_are_a_line(tmp_path, monkeypatch, capsys, args, said):
     assert said in err
     assert [path.name for path in tmp_path.iterdir()] == ["there.h5"]
     assert Path("there.h5").read_text() == "mine"
+
+
+@pytest.mark.parametrize("timeout", ["inf", "1e12"])
+def test_a_reply_may_take_for_ever(station, capsys, timeout):
+    code, out, err = run(capsys, "control", "status", "--endpoint", station.ask, "--timeout", timeout)
+    assert (code, err) == (0, "")
+    assert json.loads(out)["bins"] == 0
 
 
 def test_a_refusal_by_the_daemon_is_a_line(station, capsys):

@@ -50,6 +50,8 @@ ALONE = ("--stream", "source_id=nobody-has-this", "--timeout", "0.2", "--pub", "
     [
         (None, (), "which bundle? Name a folder"),
         (None, ("nowhere",), "nowhere: no such folder"),
+        (None, ("--set", "bundle=nowhere"), "nowhere: no such folder"),
+        (None, ("--set", "bundle=bundle", *ALONE), "no LSL stream matches source_id=nobody-has-this"),
         (None, ("some.h5",), "some.h5"),
         (None, ("bundle", "--strem", "x"), "--strem"),
         (None, ("bundle", "--timeout", "soon"), "--timeout"),

@@ -21,12 +21,12 @@ SAME = {"n_channels": 6, "bin_width_s": WIDTH}
 
 
 @contextlib.contextmanager
-def serving(folder, toy, x, *options):
+def serving(folder, toy, x, *options, **named):
     """A daemon on a stream, and its control client."""
     endpoint = f"ipc://{folder}/control"
     with (
         LslSource(x, RATE, labels=toy.channels) as source,
-        Served(folder, toy, f"source_id={source.source_id}", "--control", endpoint, *options) as served,
+        Served(folder, toy, f"source_id={source.source_id}", "--control", endpoint, *options, **named) as served,
         Control(endpoint, timeout_s=20) as control,
     ):
         yield served.bins(20), control
@@ -87,6 +87,19 @@ def test_history_reaches_back_over_several_swaps(tmp_path):
         assert [f.seq for f in again] == list(range(seqs[-1] + 11))
         for bin_, frame in zip(again, served.frames, strict=False):
             assert (bin_.payload.tobytes(), bin_.flags) == (frame.payload.tobytes(), frame.flags | Flags.BACKFILL)
+
+
+def test_a_swap_has_a_session_of_its_own(tmp_path):
+    first = Toy(**SAME)
+    second = first.for_neurons(9)
+    two, alone = first.write(tmp_path / "two", further={"day2": second}), second.write(tmp_path / "alone")
+    with serving(tmp_path, second, second.counts(6000), "--session", "day2", bundle=two) as (served, control):
+        seqs = [control.swap(alone)["seq"]]
+        with pytest.raises(ControlError, match="two: has the sessions toy, day2: say which one"):
+            control.swap(two)
+        seqs.append(control.swap(two, session="day2")["seq"])
+        served.receive(lambda self: self.frames[-1].seq >= seqs[-1])
+        assert [f.seq for f in served.frames if f.flags & Flags.SWAPPED] == seqs
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,15 @@ def seqs(frames):
     return [int.from_bytes(content[:8], "little") for content in frames]
 
 
+def test_a_frame_that_is_being_written_spoils_none_that_is_there():
+    history = History(SIZE, 3)
+    for seq in range(5):
+        history.add(frame(seq))
+    history._ring[history._next % len(history._ring)] = 0xFF  # the hot path, in the middle of `add`
+    assert history.kept == (2, 4)
+    assert seqs(history.frames(0, 9)) == [2, 3, 4]
+
+
 @given(
     capacity=st.integers(1, 12),
     first=st.integers(0, 30),

@@ -1,6 +1,8 @@
 """What the daemon takes from a real stream of each kind, and the bins that come of it."""
 
 import os
+import re
+import time
 
 import numpy as np
 import pylsl
@@ -10,7 +12,7 @@ from station import until
 
 from rtdsae.serve import intake as intakes
 from rtdsae.serve.search import find
-from rtdsae.serve.source import Source, Wanted
+from rtdsae.serve.source import MAX_PULL, Source, Wanted
 
 C, WIDTH = 4, 0.02
 WANTED = Wanted(tuple(f"ch{i}" for i in range(C)), WIDTH)
@@ -82,6 +84,43 @@ def test_events_make_bins_by_the_clock_those_without_spikes_too():
     np.testing.assert_allclose(np.diff(ends), WIDTH, atol=1e-6)
     assert (came[:60] >= ends[:60] + 0.002 - 1e-4).all()  # never before the allowance for late spikes is over
     assert (expected.sum(axis=1) == 0).sum() > 5
+
+
+def test_more_spikes_a_bin_than_one_pull_takes():
+    width, per_bin, chunk, n_bins = 0.2, 6000, 300, 8
+    number = np.arange(per_bin * n_bins + chunk) // chunk
+    offsets = np.where(number > 0, (number + 0.5) * width * chunk / per_bin, 0.0)
+    intake, counts = intakes.make("events", 0, C, width, lateness_s=0.5), []
+    with LslSource(np.zeros((len(number), 1)), 0.0, offsets=offsets, chunk=chunk, on_time=True) as stream:
+        source = Source(find(f"source_id={stream.source_id}", 20), Wanted(WANTED.channels, width))
+        deadline = pylsl.local_clock() + 30
+        while len(counts) < n_bins:
+            assert pylsl.local_clock() < deadline
+            while intake.idle(source):  # as a daemon that rests
+                time.sleep(0.001)
+            if intake.pull(source):
+                counts += intake.bins(source).counts[:, 0].tolist()
+        source.close()
+    assert counts[:n_bins] == [per_bin] * n_bins
+    assert intake.counters.late == 0
+
+
+def test_as_many_spikes_waiting_as_lsl_keeps_are_said_once(caplog):
+    """LSL drops the oldest, and says nothing."""
+    samples, offsets = np.zeros((130_000, 1), np.float32), np.arange(130_000) / 100_000
+    intake = intakes.make("events", 0, C, 0.5)
+    with LslSource(samples, 0.0, offsets=offsets, chunk=1000, pace=1e7) as stream:
+        source = Source(find(f"source_id={stream.source_id}", 20), WANTED)
+        stream.wait_pushed()
+        until(lambda: source.available() >= source.kept)
+        while intake.pull(source):
+            intake.bins(source)
+            if source.n_taken < MAX_PULL:
+                break
+        source.close()
+    said = [record.message for record in caplog.records if "as many as LSL keeps" in record.message]
+    assert len(said) == 1
+    assert re.match(rf"stream {stream.source_id}: 1\d{{5}} spikes waited", said[0])
 
 
 def test_a_silent_stream_of_events_gives_gaps():

@@ -26,6 +26,10 @@ SAMPLES = np.arange(40, dtype=np.float32).reshape(10, 4)
         ("name=Utah array, type=Spikes", "name='Utah array' and type='Spikes'"),
         ("name=Bob's rig", 'name="Bob\'s rig"'),
         ("name='rig'", "name='rig'"),
+        ("type=Spikes,nominal_srate=50,channel_count=4", "type='Spikes' and nominal_srate=50 and channel_count=4"),
+        ("nominal_srate=30000.5", "nominal_srate=30000.5"),
+        ("nominal_srate=fast", "nominal_srate='fast'"),
+        ("name=50", "name='50'"),
         ("starts-with(name,'rig') and channel_count=96", "starts-with(name,'rig') and channel_count=96"),
     ],
 )
@@ -51,6 +55,12 @@ def test_impossible_query(query, problem):
 def test_invalid_xpath_is_told_at_once():
     with pytest.raises(StreamError, match=r"neither key=value on name, type.* nor XPath: rig 1"):
         find("rig 1", timeout_s=30, tick=lambda: pytest.fail("it went on searching"))
+
+
+def test_a_stream_by_its_numbers():
+    with LslSource(SAMPLES, 50.0) as stream:
+        found = find(f"source_id={stream.source_id},nominal_srate=50,channel_count=4", 20)
+    assert found.source_id() == stream.source_id
 
 
 def test_no_such_stream_says_what_is_there():
