@@ -252,7 +252,8 @@ def behaviour(
         against.plot(actual[some, i], decoded[some, i], ".", color=MODEL, ms=2.5, alpha=0.6)
         ends = [float(np.min(actual[:, i])), float(np.max(actual[:, i]))]
         against.plot(ends, ends, color=SOFT, lw=1)
-        against.set_title(f"R² {decimals(scores[i], 3)}", fontsize=9)
+        said = f"R² {decimals(scores[i], 3)}" if np.isfinite(scores[i]) else "does not vary here"
+        against.set_title(said, fontsize=9)
         against.set_ylabel("decoded")
     axes[k - 1, 1].set_xlabel("real")
     over_time(axes[:, 0], starts, bin_width_s)

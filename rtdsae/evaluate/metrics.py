@@ -5,12 +5,14 @@ of exactly 0 would make one unexpected spike infinitely bad, so rates are floore
 """
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
 __all__ = ["bits_per_spike", "poisson_nll", "r2"]
 
 FLOOR = 1e-9
+BLOCK = 1 << 20  # entries
 
 
 def poisson_nll(rates: np.ndarray, counts: np.ndarray) -> float:
@@ -29,8 +31,10 @@ def poisson_nll(rates: np.ndarray, counts: np.ndarray) -> float:
     1.153426
     """
     counts = _checked(rates, counts)
-    r = np.maximum(rates, FLOOR, dtype=float)
-    return float(np.mean(r - counts * np.log(r) + _log_factorial(counts)))
+    total = 0.0
+    for some, spikes in _blocks(rates, counts):
+        total += float(np.sum(some - spikes * np.log(some) + _log_factorial(spikes)))
+    return total / counts.size
 
 
 def bits_per_spike(rates: np.ndarray, counts: np.ndarray) -> float:
@@ -91,7 +95,16 @@ def r2(actual: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     _same_shape(actual, predicted)
     residual = np.square(actual - predicted).sum(0)
     total = np.square(actual - actual.mean(0)).sum(0)
-    return 1 - np.divide(residual, total, out=np.full_like(total, np.nan), where=total > 0)
+    varies = np.ptp(actual, axis=0) > 0  # the total of a constant column may be a rounding error
+    return 1 - np.divide(residual, total, out=np.full_like(total, np.nan), where=varies & (total > 0))
+
+
+def _blocks(rates: np.ndarray, counts: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Floored rates and counts, some bins at a time: a recording of hours is not to be held once more as floats."""
+    bins = max(1, BLOCK // counts.shape[1])
+    for first in range(0, len(counts), bins):
+        some = slice(first, first + bins)
+        yield np.maximum(rates[some], FLOOR, dtype=float), counts[some]
 
 
 def _checked(rates: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -199,7 +199,7 @@ def behaviour_panel(scored: Scored) -> tuple[str, Figure]:
         recording.behaviour[scored.bins],
         scored.outputs["behaviour"],
         labels,
-        [found[label] for label in labels],
+        [found.get(label, np.nan) for label in labels],
         shown,
         bin_width_s=recording.bin_width_s,
         starts=starts_in(scored, shown),

@@ -191,7 +191,7 @@ def shifted_reference(family: Family, tensors: Tensors, parts: Parts, factors: n
     behaviour, skip = tensors.recording.behaviour, family.dims.anchor_bins
     assert behaviour is not None
     fit = pieces(limited(parts.fit, NULL_BINS), shortest(family))
-    streamed = segment_outputs(family, tensors, fit)["factors"]
+    streamed = segment_outputs(family, tensors, fit, ["factors"])["factors"]
     y_fit, y = (behaviour[modelled_bins(part, skip)].astype(float) for part in (fit, parts.scored))
     scores = nulls.shifted_scores((streamed, y_fit), factors, y, shifts=SHIFTS)
     most = float(np.percentile(scores, 95))

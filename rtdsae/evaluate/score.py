@@ -297,6 +297,9 @@ def score(run: Run, recording: Recording, bins: np.ndarray, outputs: dict[str, n
             lambda: float(np.nanmean(r2(truth[bins], outputs["rates"]))),  # type: ignore[index]
         ),
     }
+    if decoded := scores["r2_behaviour"]:
+        still = [label for label in labels if label not in decoded]
+        reasons |= {f"r2_behaviour.{label}": "it does not vary in the scored bins" for label in still}
     return {**scores, "reasons": reasons}
 
 
@@ -319,8 +322,9 @@ def add_oracle(scores: dict[str, Any], run: Run, recording: Recording, segments:
 
 
 def by_label(labels: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
-    """One score a column, and their mean."""
-    return {"mean": float(np.mean(values)), **{name: float(v) for name, v in zip(labels, values, strict=True)}}
+    """One score a column that varies, and their mean."""
+    found = {name: float(v) for name, v in zip(labels, values, strict=True) if np.isfinite(v)}
+    return {"mean": float(np.mean(list(found.values()))) if found else np.nan, **found}
 
 
 def flat(scores: dict[str, Any]) -> dict[str, float]:

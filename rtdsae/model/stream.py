@@ -5,7 +5,7 @@ from torch import Tensor
 
 from rtdsae.model.family import Family, Outputs
 
-__all__ = ["stream"]
+__all__ = ["go_on", "stream"]
 
 
 @torch.no_grad()
@@ -24,10 +24,17 @@ def stream(model: Family, x: Tensor, observed: Tensor | None = None, u: Tensor |
     training, s = model.training, model.dims.anchor_bins
     model.eval()
     seen = torch.ones_like(x[..., :1]) if observed is None else observed
-    state = model.anchor(x[:, :s])
-    outs = []
-    for t in range(s, x.shape[1]):
-        state, out = model.step(state, x[:, t], seen[:, t], None if u is None else u[:, t])
-        outs.append(out)
+    _, outputs = go_on(model, model.anchor(x[:, :s]), x[:, s:], seen[:, s:], None if u is None else u[:, s:])
     model.train(training)
-    return Outputs(*(None if parts[0] is None else torch.stack(parts, 1) for parts in zip(*outs, strict=True)))  # type: ignore[arg-type]
+    return outputs
+
+
+@torch.no_grad()
+def go_on(model: Family, state: Tensor, x: Tensor, observed: Tensor, u: Tensor | None) -> tuple[Tensor, Outputs]:
+    """The bins (B, T, C) after a state, in evaluation mode: the state after them, and their outputs."""
+    outs = []
+    for t in range(x.shape[1]):
+        state, out = model.step(state, x[:, t], observed[:, t], None if u is None else u[:, t])
+        outs.append(out)
+    stacked = (None if parts[0] is None else torch.stack(parts, 1) for parts in zip(*outs, strict=True))
+    return state, Outputs(*stacked)  # type: ignore[arg-type]

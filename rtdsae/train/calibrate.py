@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from sklearn.metrics import r2_score
 
 from rtdsae import bundle as bundles
 from rtdsae.bundle import Bundle
@@ -26,7 +25,7 @@ from rtdsae.model.priors import Normal
 from rtdsae.recordings import Recording
 from rtdsae.train.alignment import Alignment, align_session
 from rtdsae.train.average import Averaged
-from rtdsae.train.behaviour import factors_and_behaviour
+from rtdsae.train.behaviour import factors_and_behaviour, mean_r2
 from rtdsae.train.config import TrainConfig
 from rtdsae.train.export import CHECKED_BINS, session_files, session_of, weights
 from rtdsae.train.fit import Progress, Standing, run_epochs
@@ -264,4 +263,4 @@ def behaviour_r2(source: Bundle, family: Family, tensors: Tensors, least: int) -
     factors, actual = factors_and_behaviour(family, tensors, "valid", least)
     with torch.no_grad():
         decoded = family.behaviour(torch.from_numpy(factors).float())
-    return float(r2_score(actual, decoded.numpy()))
+    return mean_r2(actual, decoded.numpy())

@@ -1,22 +1,26 @@
 """The latents of a recording's segments: by streaming for a causal model, by overlapping windows for the reference."""
 
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rtdsae.model.family import Dims, Family
-from rtdsae.model.stream import stream
+from rtdsae.model.family import Dims, Family, Outputs
+from rtdsae.model.stream import go_on
 from rtdsae.serve.decoder import triangles
 from rtdsae.train.windows import Tensors
 
 __all__ = ["modelled_bins", "segment_outputs"]
 
 BATCH = 256  # stretches at a time
+ENTRIES = 1 << 24  # of counts that are floats at a time
 
 
-def segment_outputs(family: Family, tensors: Tensors, segments: np.ndarray) -> dict[str, np.ndarray]:
+def segment_outputs(
+    family: Family, tensors: Tensors, segments: np.ndarray, names: Collection[str] = Outputs._fields
+) -> dict[str, np.ndarray]:
     """Outputs of every segment's bins after its first S, by posterior means, as the daemon gives them from its start.
 
     Args:
@@ -24,13 +28,14 @@ def segment_outputs(family: Family, tensors: Tensors, segments: np.ndarray) -> d
             around it.
         tensors: the recording's bins.
         segments: (n, 2) first and one-past-last bins; each longer than S (S + R for the acausal reference).
+        names: the outputs that are wanted, of those that the model has.
 
     Returns:
         By output name, (bins, size) float32, in the order of `modelled_bins`.
     """
     if family.causal:
-        return streamed(family, tensors, stretches(segments, family.dims))
-    parts = [smoothed(family, tensors, a, b) for a, b in segments.tolist()]
+        return streamed(family, tensors, stretches(segments, family.dims), names)
+    parts = [smoothed(family, tensors, a, b, names) for a, b in segments.tolist()]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -75,31 +80,53 @@ def stretches(segments: np.ndarray, dims: Dims) -> list[Stretch]:
     return result
 
 
-def streamed(family: Family, tensors: Tensors, runs: list[Stretch]) -> dict[str, np.ndarray]:
+def streamed(
+    family: Family, tensors: Tensors, runs: list[Stretch], names: Collection[str] = Outputs._fields
+) -> dict[str, np.ndarray]:
     """The outputs of all stretches, many side by side; what is padded after a stretch's end counts for nothing."""
-    device, s = family.readin.mean.device, family.dims.anchor_bins
+    family.eval()
     n_rows = max(run.row + len(run.weights) for run in runs)
     total: dict[str, Tensor] = {}
     runs = sorted(runs, key=lambda run: -len(run.weights))  # like beside like: little is padded
     for some in (runs[i : i + BATCH] for i in range(0, len(runs), BATCH)):
-        ages = np.arange(len(some[0].weights))
-        lengths = np.array([[len(run.weights)] for run in some])
-        there = torch.from_numpy(ages < lengths)
-        begins, rows = (np.array([[getattr(run, name)] for run in some]) for name in ("begin", "row"))
-        bins = torch.from_numpy(begins + np.minimum(np.arange(s + len(ages)), s + lengths - 1))
-        x = tensors.counts[bins][..., tensors.heldin].to(device).float()
-        u = None if tensors.u is None else tensors.u[bins].to(device)
-        at = torch.from_numpy(rows + ages)[there]
-        weights = torch.from_numpy(np.concatenate([run.weights for run in some]))[:, None]
-        for name, value in stream(family, x, u=u)._asdict().items():
-            if value is not None:
-                total.setdefault(name, torch.zeros(n_rows, value.shape[-1]))
-                total[name].index_add_(0, at, weights * value.cpu()[there])
+        for at, weights, outputs in side_by_side(family, tensors, some):
+            for name in names:
+                if (value := getattr(outputs, name)) is not None:
+                    total.setdefault(name, torch.zeros(n_rows, value.shape[-1]))
+                    total[name].index_add_(0, at, weights * value)
     return {name: value.numpy() for name, value in total.items()}
 
 
 @torch.no_grad()
-def smoothed(family: Family, tensors: Tensors, a: int, b: int) -> dict[str, np.ndarray]:
+def side_by_side(family: Family, tensors: Tensors, runs: list[Stretch]) -> Iterator[tuple[Tensor, Tensor, Outputs]]:
+    """Rows, weights (n, 1) and outputs (n, size) of stretches, the longest first, a piece of all of them at a time.
+
+    A stretch may be hours long: its counts and rates are floats for the time of a piece alone.
+    """
+    device, s = family.readin.mean.device, family.dims.anchor_bins
+    begins, rows = (np.array([[getattr(run, name)] for run in runs]) for name in ("begin", "row"))
+    lengths = np.array([[len(run.weights)] for run in runs])
+
+    def taken(bins: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        x = tensors.counts[torch.from_numpy(bins)][..., tensors.heldin].to(device).float()
+        return x, None if tensors.u is None else tensors.u[torch.from_numpy(bins)].to(device)
+
+    state = family.anchor(taken(begins + np.arange(s))[0])
+    piece = max(1, ENTRIES // (len(runs) * tensors.counts.shape[1]))
+    for first in range(0, len(runs[0].weights), piece):
+        ages = np.arange(first, min(first + piece, len(runs[0].weights)))
+        x, u = taken(begins + s + np.minimum(ages, lengths - 1))
+        state, outputs = go_on(family, state, x, torch.ones_like(x[..., :1]), u)
+        there = torch.from_numpy(ages < lengths)
+        weights = torch.from_numpy(np.concatenate([run.weights[first : first + piece] for run in runs]))
+        found = (None if value is None else value.cpu()[there] for value in outputs)
+        yield torch.from_numpy(rows + ages)[there], weights[:, None], Outputs(*found)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def smoothed(
+    family: Family, tensors: Tensors, a: int, b: int, names: Collection[str] = Outputs._fields
+) -> dict[str, np.ndarray]:
     """Bins a to b by windows of S + R bins every R bins, of which the bins after the first S are kept."""
     family.eval()
     s, bins = family.dims.anchor_bins, family.dims.anchor_bins + family.dims.horizon_bins
@@ -110,8 +137,8 @@ def smoothed(family: Family, tensors: Tensors, a: int, b: int) -> dict[str, np.n
         x = family.readin.normalise(batch.inputs)
         outputs = family(x, torch.ones_like(x[..., :1]), batch.u, False).outputs
         where = (some[:, None] - a - s + torch.arange(s, bins)).numpy()
-        for name, value in outputs._asdict().items():
-            if value is not None:
+        for name in names:
+            if (value := getattr(outputs, name)) is not None:
                 whole.setdefault(name, np.empty((b - a - s, value.shape[-1]), np.float32))
                 whole[name][where] = value[:, s:].cpu().numpy()
     return whole

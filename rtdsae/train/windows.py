@@ -88,6 +88,8 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 def compact(counts: np.ndarray) -> np.ndarray:
     """The same values in a type of at most four bytes; no copy where it is one already, and writable."""
+    if counts.dtype == np.uint16 and counts.max() < 1 << 15:
+        counts = counts.view(np.int16)  # which PyTorch can index, where they are
     if counts.dtype.kind == "f" or counts.dtype.itemsize <= 2:
         kind = counts.dtype if counts.dtype in (np.float32, np.uint8, np.int8, np.int16) else np.float32
     else:

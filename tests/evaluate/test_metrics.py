@@ -95,6 +95,19 @@ def test_r2_is_one_column_at_a_time():
     assert math.isnan(scores[2])  # nothing varies: there is nothing to explain
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, 1.7, 2.2])
+def test_a_column_that_does_not_vary_has_no_r2_whatever_its_mean_rounds_to(value):
+    assert math.isnan(r2(np.full((1000, 1), value), np.full((1000, 1), value + 1))[0])
+
+
+def test_likelihoods_are_added_up_in_blocks(monkeypatch):
+    rng = np.random.default_rng(0)
+    rates, counts = rng.uniform(0, 3, (50, 7)), rng.poisson(1.0, (50, 7))
+    whole = poisson_nll(rates, counts), bits_per_spike(rates, counts)
+    monkeypatch.setattr(metrics, "BLOCK", 3 * 7)
+    assert (poisson_nll(rates, counts), bits_per_spike(rates, counts)) == pytest.approx(whole, rel=1e-12)
+
+
 @pytest.mark.parametrize("score", [poisson_nll, bits_per_spike, r2])
 @pytest.mark.parametrize(
     "pair", [((3, 2), (2, 3)), ((3, 2), (3, 1)), ((3,), (3,)), ((0, 2), (0, 2)), ((1, 3, 2), (1, 3, 2))]

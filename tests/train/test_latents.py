@@ -61,3 +61,16 @@ def test_the_windows_of_a_long_segment_go_through_a_few_at_a_time(tmp_path, monk
     monkeypatch.setattr(latents, "BATCH", 2)
     for name, values in latents.smoothed(run.model(), tensors, a, b).items():
         np.testing.assert_allclose(values, whole[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_long_stretches_are_streamed_a_piece_at_a_time_and_only_what_is_wanted(tmp_path, monkeypatch):
+    c = config(epochs=1)
+    run, tensors = fit(tmp_path / "run", c), Tensors(recording())
+    whole = segment_outputs(run.model(), tensors, SEGMENTS)
+    monkeypatch.setattr(latents, "ENTRIES", 7 * len(SEGMENTS) * 8)  # of 8 neurons: seven bins of each
+    pieces = segment_outputs(run.model(), tensors, SEGMENTS)
+    for name, values in whole.items():
+        np.testing.assert_allclose(values, pieces[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    some = segment_outputs(run.model(), tensors, SEGMENTS, ["factors"])
+    assert list(some) == ["factors"]
+    np.testing.assert_array_equal(some["factors"], pieces["factors"])

@@ -170,3 +170,13 @@ def test_windows_carry_which_of_their_entries_are_apart_always_the_same():
     assert batch.apart.any()
     assert t.windows_at(torch.tensor([0]), 10).u is None
     assert Tensors(Recording(np.zeros((60, 3)), 0.02)).windows_at(torch.tensor([0]), 10).apart is None
+
+
+@pytest.mark.parametrize(("most", "kind"), [(300, torch.int16), (40_000, torch.float32)])
+def test_counts_of_two_bytes_stay_where_they_are_if_pytorch_can_index_them(most, kind):
+    counts = np.arange(40, dtype=np.uint16).reshape(20, 2)
+    counts[3, 1] = most
+    tensors = Tensors(Recording(counts, 0.02))
+    assert tensors.counts.dtype == kind
+    assert np.shares_memory(tensors.counts.numpy(), tensors.recording.counts) == (kind == torch.int16)
+    np.testing.assert_array_equal(tensors.windows_at(torch.tensor([2]), 5).counts[0], counts[2:7])
