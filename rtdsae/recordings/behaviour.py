@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rtdsae.bins.grid import MAX_STAMP
-from rtdsae.recordings.segments import cut
+from rtdsae.recordings.segments import cut, longest_each
 
 __all__ = ["Series", "attach", "axis_labels", "onto_bins"]
 
@@ -84,6 +84,9 @@ def attach(parts: dict[str, Any], name: str, labels: tuple[str, ...], values: np
     """
     known = np.isfinite(values).all(axis=1)
     segments, sources = cut(parts["segments"], known)
+    if parts.get("conditions") is not None:
+        kept = longest_each(segments, sources)
+        segments, sources = segments[kept], sources[kept]
     before, after = (int(np.diff(s).sum()) for s in (parts["segments"], segments))
     if not after:
         log.warning("behaviour %s is not known in any segment: left out", name)

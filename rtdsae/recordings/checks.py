@@ -14,7 +14,7 @@ from rtdsae.recordings.segments import runs
 __all__ = ["CHECKS", "Look", "listed", "tally"]
 
 NAMED = 8  # labels in a line; more are counted
-MOST_BINS = 200_000  # that correlations are taken over
+MOST_BINS, MOST_ENTRIES = 200_000, 20_000_000  # that correlations are taken over
 SAME_CORRELATION = 0.9  # of two channels that carry the same spikes
 ENOUGH_SPIKES = 50  # in a third of the recording, for a rate of it
 REFRACTORY_S = 1e-3
@@ -32,7 +32,8 @@ class Look:
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
         index = np.concatenate([np.arange(start, stop) for start, stop in recording.segments])
-        self.counts = recording.counts[index]
+        whole = len(index) == recording.n_bins  # then no copy: it may be hours of a thousand channels
+        self.counts = recording.counts if whole else recording.counts[index]
         self.behaviour = None if recording.behaviour is None else recording.behaviour[index].astype(np.float64)
         self.lengths = np.diff(recording.segments)[:, 0]
         self.first_bins = np.cumsum(self.lengths) - self.lengths
@@ -50,7 +51,13 @@ class Look:
     @cached_property
     def active(self) -> np.ndarray:
         """How many channels have a spike in each bin, (T,)."""
-        return (self.counts > 0).sum(axis=1)
+        blocks = range(0, len(self.counts), MOST_BINS)
+        return np.concatenate([(self.counts[a : a + MOST_BINS] > 0).sum(axis=1) for a in blocks])
+
+    @property
+    def few(self) -> np.ndarray:
+        """As many of the first bins as correlations need, and memory has."""
+        return self.counts[: min(MOST_BINS, MOST_ENTRIES // self.counts.shape[1])]
 
     @cached_property
     def whole(self) -> bool:
@@ -60,7 +67,7 @@ class Look:
     @cached_property
     def correlations(self) -> tuple[np.ndarray, np.ndarray]:
         """Of each pair of channels, the correlation of their counts in the same bin, and the mean of one bin apart."""
-        counts = self.counts[:MOST_BINS].astype(np.float32)
+        counts = self.few.astype(np.float32)
         scale = counts.std(axis=0)
         z = (counts - counts.mean(axis=0)) / np.where(scale > 0, scale, 1)
         apart = z[1:].T @ z[:-1] / max(len(z) - 1, 1)
@@ -122,7 +129,7 @@ def _values(look: Look) -> Iterator[str]:
         yield from _impossible(look)
         yield from _marks(look) if look.counts.max() == 1 else _clipped(look)
         return
-    counts = look.counts[:MOST_BINS].astype(np.float64)
+    counts = look.few.astype(np.float64)
     counts -= counts.mean(axis=0)
     slow = (counts[1:] * counts[:-1]).sum(axis=0) / np.maximum((counts**2).sum(axis=0), 1e-12)
     why = "smoothed" if np.median(slow) > 0.5 else "scaled, rates, or a raw signal"
@@ -191,7 +198,7 @@ def _crosstalk(look: Look) -> Iterator[str]:
         return
     excess = together - np.maximum(apart, 0)
     first, second = np.triu_indices(len(together), 1)
-    enough = look.means * min(len(look.counts), MOST_BINS) > 2 * ENOUGH_SPIKES
+    enough = look.means * len(look.few) > 2 * ENOUGH_SPIKES
     least = max(0.2, 15 * float(np.median(np.abs(excess[first, second]))))
     odd = (excess[first, second] > least) & enough[first] & enough[second]
     odd &= together[first, second] <= SAME_CORRELATION

@@ -54,7 +54,7 @@ def splits(n_conditions: int, n_trials: int, valid: float, test: float = 0.0) ->
     Args:
         n_conditions: how many conditions.
         n_trials: trials of each.
-        valid: fraction of each condition's trials.
+        valid: fraction of each condition's trials; above 0, one at least.
         test: fraction of each condition's trials.
 
     Returns:
@@ -69,7 +69,7 @@ def splits(n_conditions: int, n_trials: int, valid: float, test: float = 0.0) ->
     if n_trials == 1:
         return None
     n_rest = n_trials - round(test * n_trials)
-    n_train = n_rest - round(valid * n_trials)
+    n_train = n_rest - max(round(valid * n_trials), valid > 0)
     if n_train < 0:
         raise RecordingError(f"valid={valid} and test={test} are more than all {n_trials} trials: make them smaller")
     parts = np.full((n_conditions, n_trials), "train", dtype="<U5")

@@ -226,7 +226,7 @@ def _conditions(fields: Mapping[str, list[Any]], asked: str | None) -> np.ndarra
     if name == "target_direction":
         return np.round(np.degrees(values % (2 * np.pi))).astype(np.int64) % 360
     whole = (np.rint(values) == values).all() and np.abs(values).max() < 1 << 53
-    return values.astype(np.int64) if whole else np.array([f"{v:g}" for v in values])
+    return values.astype(np.int64) if whole else np.array([f"{v:.15g}" for v in values])
 
 
 def _matrix(fields: Fields, name: str) -> np.ndarray:

@@ -1,12 +1,14 @@
 """Spikes of the formats that rigs write, read by Neo: Blackrock, Plexon, NeuroExplorer, Open Ephys, Neuralynx.
 
-Every unit, unsorted ones included, is a channel; units that the rig marked as noise are left out. A pause of the
-recording (a segment of Neo's) ends a segment; bins begin with its first spike.
+Every unit, unsorted ones included, is a channel; units that the rig marked as noise are left out. A segment of Neo's is
+one here, and its bins begin with its first spike. In a .nev Neo begins one where the clock was set back; of a pause
+such a file says nothing: it becomes bins without spikes, of which `checks` warns.
 """
 
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +64,15 @@ def read(path: Path, bin_width_s: float | None = None) -> Recording:
 
 
 def original(path: Path) -> Original:
-    """The spikes of all units as one stream.
+    """The spikes of all units as one stream: of one segment after the other, since the clock may have been set back.
 
     Raises:
         RecordingError: damaged, or without spikes.
     """
     labels, segments = _spikes(path)
-    return Original.of_spikes(path.stem, labels, [np.concatenate(times) for times in zip(*segments, strict=True)])
+    parts = [Original.of_spikes(path.stem, labels, times) for times in segments]
+    samples, stamps = (np.concatenate([getattr(part, name) for part in parts]) for name in ("samples", "stamps"))
+    return replace(parts[0], samples=samples, stamps=stamps)
 
 
 def _binned(times: list[np.ndarray], width: float) -> np.ndarray:

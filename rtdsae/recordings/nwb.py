@@ -21,7 +21,7 @@ from rtdsae.recordings.binning import count_spikes, needed_width
 from rtdsae.recordings.hdf5 import opened, values
 from rtdsae.recordings.original import Original
 from rtdsae.recordings.recording import Recording
-from rtdsae.recordings.segments import cut, whole_bins
+from rtdsae.recordings.segments import cut, longest_each, whole_bins
 
 if TYPE_CHECKING:
     import h5py
@@ -97,7 +97,8 @@ def read(
         n_bins = max(n_bins, int((float(trials.spans.max()) - origin) / width + 0.5))
     counts = count_spikes(units.times, origin, width, n_bins)
     segments = whole_bins(trials.spans, origin, width, n_bins) if trials else np.array([[0, n_bins]])
-    segments, sources = _cut(segments, _observed(units, origin, width, n_bins))
+    whole = trials is not None and trials.conditions is not None
+    segments, sources = _cut(segments, _observed(units, origin, width, n_bins), whole)
     parts: dict[str, Any] = {"counts": counts, "segments": segments, "heldout": units.heldout}
     if trials:
         parts |= {
@@ -173,8 +174,12 @@ def _observed(units: _Units, origin: float, width: float, n_bins: int) -> np.nda
     return usual
 
 
-def _cut(segments: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _cut(segments: np.ndarray, observed: np.ndarray, whole: bool) -> tuple[np.ndarray, np.ndarray]:
+    """What was observed of each segment; of a `whole` one, a trial, the longest piece."""
     pieces, sources = cut(segments, observed)
+    if whole:
+        kept = longest_each(pieces, sources)
+        pieces, sources = pieces[kept], sources[kept]
     before, after = int(np.diff(segments).sum()), int(np.diff(pieces).sum())
     if not len(pieces):
         raise RecordingError("no bin of a trial was observed: no trial, and no obs_interval of most units, holds one")
@@ -201,14 +206,21 @@ def _trials(file: "h5py.File", condition: str | None) -> _Trials | None:
         if unused.any():
             log.warning("%d of %d trials are of no split: left out", unused.sum(), len(kept))
         kept &= ~unused
+    if conditions is not None and (unknown := kept & (conditions == "")).any():
+        log.warning("%d trials are of no condition (NaN): left out", unknown.sum())
+        kept &= ~unknown
     if not kept.any():
-        raise RecordingError("no trial can be used: each is of no split, or has no beginning or end")
+        raise RecordingError("no trial can be used: each is of no split or condition, or has no beginning or end")
     order = np.flatnonzero(kept)[np.argsort(spans[kept, 0], kind="stable")]
     ordered = spans[order]
     overlap = ordered[1:, 0] < ordered[:-1, 1]
     if overlap.any():
         log.warning("%d trials begin before the one before them ends: begun at its end", overlap.sum())
         ordered[1:, 0] = np.maximum(ordered[1:, 0], np.maximum.accumulate(ordered[:-1, 1]))
+    inside = ordered[:, 0] >= ordered[:, 1]
+    if inside.any():
+        log.warning("%d trials lie inside another: left out", inside.sum())
+    order, ordered = order[~inside], ordered[~inside]
     return _Trials(ordered, *(None if known is None else known[order] for known in (splits, conditions)))
 
 
@@ -231,7 +243,8 @@ def _conditions(table: "h5py.Group", asked: str | None) -> np.ndarray | None:
         return None
     if not asked:
         log.info("conditions: the trials' column %s", columns[0])
-    return np.array(["/".join(row) for row in zip(*(_texts(table, column) for column in columns), strict=True)])
+    rows = zip(*(_texts(table, column) for column in columns), strict=True)
+    return np.array(["" if "nan" in row else "/".join(row) for row in rows])
 
 
 def _texts(table: "h5py.Group", name: str) -> list[str]:
@@ -241,7 +254,7 @@ def _texts(table: "h5py.Group", name: str) -> list[str]:
     if f"{name}_index" in table:
         texts = [str(rows.tolist()) for rows in _ragged(table, name)]
     else:
-        texts = [f"{v:g}" if isinstance(v, float) else str(v) for v in values(table[name]).tolist()]
+        texts = [f"{v:.15g}" if isinstance(v, float) else str(v) for v in values(table[name]).tolist()]
     if len(texts) != (n := len(table["start_time"])):
         raise RecordingError(f"trials' column {name!r} has {len(texts)} rows for {n} trials: the file is damaged")
     return texts

@@ -14,6 +14,7 @@ __all__ = ["rebin"]
 
 log = logging.getLogger(__name__)
 
+BLOCK = 10_000  # bins at a time
 TOLERANCE = 1e-3  # of a bin: as far as a width may be from a whole multiple, as in `bins.input_kind`
 
 
@@ -39,14 +40,15 @@ def rebin(recording: Recording, bin_width_s: float) -> Recording:
     if used < before:
         log.info("%d of %d bins do not fill a wider one at the end of their segment: left out", before - used, before)
     kept = np.flatnonzero(lengths)
-    index = np.concatenate([recording.segments[i, 0] + np.arange(k * lengths[i]) for i in kept])
+    spans = [(int(recording.segments[i, 0]), int(lengths[i])) for i in kept]
+    index = np.concatenate([first + np.arange(k * n) for first, n in spans])
 
     def gathered(series: np.ndarray) -> np.ndarray:
         return series[index].reshape(-1, k, series.shape[1])
 
     stops = np.cumsum(lengths[kept])
     parts: dict[str, Any] = {"segments": np.stack([stops - lengths[kept], stops], axis=1), "bin_width_s": bin_width_s}
-    parts["counts"] = compact(gathered(recording.counts).sum(axis=1))
+    parts["counts"] = compact(np.concatenate([added(recording.counts[a : a + k * n], k) for a, n in spans]))
     for name in ("behaviour", "external", "true_rates"):
         if (series := getattr(recording, name)) is not None:
             parts[name] = gathered(series).mean(axis=1)
@@ -54,3 +56,9 @@ def rebin(recording: Recording, bin_width_s: float) -> Recording:
         if (known := getattr(recording, name)) is not None:
             parts[name] = known[kept]
     return dataclasses.replace(recording, **parts)
+
+
+def added(counts: np.ndarray, k: int) -> np.ndarray:
+    """Counts of k bins added up, `(T / k, C)`; hours of a thousand channels, whose type is not made larger at once."""
+    blocks = [counts[a : a + k * BLOCK].reshape(-1, k, counts.shape[1]) for a in range(0, len(counts), k * BLOCK)]
+    return np.concatenate([compact(block.sum(axis=1)) for block in blocks])

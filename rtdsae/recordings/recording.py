@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rtdsae.errors import RecordingError
+from rtdsae.recordings.segments import scraps
 
 __all__ = ["Recording"]
 
@@ -177,7 +178,8 @@ class Recording:
         """The same recording with `splits`; splits that it already has are kept.
 
         Trials (five segments or more): the last `test` of them are the test set, and `valid` of the others, evenly
-        spaced, the validation set. Fewer segments: each is cut in time into train, valid and test, test last.
+        spaced, the validation set. Fewer segments: each is cut in time into train, valid and test, test last. Scraps,
+        below a tenth of the segments' mean length, count for neither and are trained on.
 
         Args:
             valid: fraction of what is not test.
@@ -190,19 +192,31 @@ class Recording:
             return self
         if not (0 <= valid < 1 and 0 <= test < 1):
             raise RecordingError(f"split(valid={valid}, test={test}): both are fractions of at least 0 and below 1")
-        if self.n_segments >= MIN_TRIALS:
-            return dataclasses.replace(self, splits=_split_trials(self.n_segments, valid, test))
-        return self._split_time(valid, test)
+        scrap = scraps(np.diff(self.segments)[:, 0])
+        if scrap.any():
+            log.info("%d of %d segments are scraps that gaps left over: all are trained on", scrap.sum(), len(scrap))
+        if (n_trials := int((~scrap).sum())) >= MIN_TRIALS:
+            splits = np.full(self.n_segments, "train", dtype="<U5")
+            splits[~scrap] = _split_trials(n_trials, valid, test)
+            return dataclasses.replace(self, splits=splits)
+        return self._split_time(valid, test, scrap)
 
-    def _split_time(self, valid: float, test: float) -> "Recording":
+    def _split_time(self, valid: float, test: float, scrap: np.ndarray) -> "Recording":
         segments, splits, sources = [], [], []  # sources: which segment each part was cut from
         for source, (start, stop) in enumerate(self.segments.tolist()):
+            if scrap[source]:
+                segments.append((start, stop))
+                splits.append("train")
+                sources.append(source)
+                continue
             n_test = round(test * (stop - start))
             n_valid = round(valid * (stop - start - n_test))
             cuts = (start, stop - n_test - n_valid, stop - n_test, stop)
             for name, wanted, first, last in zip(SPLITS, (1, valid, test), cuts[:-1], cuts[1:], strict=True):
                 if wanted and first >= last:
-                    raise RecordingError(f"segment {source} has {stop - start} bins: too few for a {name} part")
+                    raise RecordingError(
+                        f"segment {source} has {stop - start} bins: too few for a {name} part; name splits of your own"
+                    )
                 if last > first:
                     segments.append((first, last))
                     splits.append(name)

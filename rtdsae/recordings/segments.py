@@ -8,7 +8,9 @@ import numpy as np
 from rtdsae.bins.grid import nanoseconds, width_ns
 from rtdsae.errors import BinError, RecordingError
 
-__all__ = ["checked_width", "cut", "runs", "whole_bins"]
+__all__ = ["checked_width", "cut", "longest_each", "runs", "scraps", "whole_bins"]
+
+SCRAP = 10  # times shorter than the mean
 
 
 def runs(usable: np.ndarray) -> np.ndarray:
@@ -33,6 +35,19 @@ def cut(segments: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, np.ndarra
         pieces.append(found)
         sources.append(np.full(len(found), i))
     return np.concatenate(pieces), np.concatenate(sources)
+
+
+def longest_each(pieces: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """Which pieces are the longest of what `cut` left of their segment, `(m,)`: a trial in two is no two trials."""
+    order = np.lexsort((pieces[:, 0] - pieces[:, 1], sources))
+    kept = np.zeros(len(pieces), bool)
+    kept[order[np.unique(sources[order], return_index=True)[1]]] = True
+    return kept
+
+
+def scraps(lengths: np.ndarray) -> np.ndarray:
+    """Which segments, by their lengths `(n,)`, are no trials and no stretches, but what a gap left over."""
+    return SCRAP * lengths < lengths.mean()
 
 
 def whole_bins(intervals: np.ndarray, origin_s: float, bin_width_s: float, n_bins: int) -> np.ndarray:

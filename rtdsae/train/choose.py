@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rtdsae.recordings import Recording
+from rtdsae.recordings.segments import scraps
 
 __all__ = ["TAUGHT", "Choice", "choose"]
 
@@ -82,7 +83,7 @@ def window_of(bin_width_s: float, lengths: np.ndarray, held_back: int) -> tuple[
     """S, R, and why; `lengths` of the segments that are trained on, `held_back` of the longest one for validation."""
     s = int(np.clip(round(ANCHOR_S / bin_width_s), FEWEST_ANCHOR, MOST_ANCHOR))
     r = HORIZONS * s
-    usual = int(np.percentile(lengths, 10, method="lower"))  # what nine segments in ten have
+    usual = int(np.percentile(lengths[~scraps(lengths)], 10, method="lower"))  # what nine segments in ten have
     why = f"segments are short: nine in ten have {usual} bins or more"
     if held_back < usual:
         usual, why = held_back, f"the longest segment for validation has {held_back} bins"

@@ -42,9 +42,11 @@ def prepare(recording: Recording, config: TrainConfig) -> Recording:
         if not flags.any():
             raise ConfigError(f"data.heldout_every={d.heldout_every} holds out none of {recording.n_channels} neurons")
         recording = dataclasses.replace(recording, heldout=flags)
+    own = recording.splits is not None
     recording = recording.split(d.valid, d.test)
     if "valid" not in np.asarray(recording.splits):
-        raise ConfigError("the recording has no validation part, which selects the model: set data.valid above 0")
+        mend = "name one among its splits" if own else "set data.valid above 0"
+        raise ConfigError(f"the recording has no validation part, which selects the model: {mend}")
     return recording
 
 

@@ -73,6 +73,17 @@ def test_the_original_is_its_spikes_in_order(file):
     assert [original.channels[i] for i in original.samples[:, 0]] == [f"ch{e}#{u}" for _, e, u in kept]
 
 
+def test_a_clock_that_was_set_back_is_a_segment_and_a_step_back_in_the_original(tmp_path):
+    spikes = some(200, seed=1) + some(200, seed=2)
+    (tmp_path / "a.nev").write_bytes(nev(spikes))
+    assert load(tmp_path / "a.nev", W).n_segments == 2
+    original = load_original(tmp_path / "a.nev")
+    kept = [(t, e, u) for t, e, u in spikes if u != 255]
+    np.testing.assert_allclose(original.stamps, [t / HZ for t, _, _ in kept], atol=1e-9)
+    assert (np.diff(original.stamps) < 0).sum() == 1
+    assert [original.channels[i] for i in original.samples[:, 0]] == [f"ch{e}#{u}" for _, e, u in kept]
+
+
 def test_the_bin_width_must_be_said(file):
     refused(file, "the file has spike times and no bins: say it with --bin-width SECONDS")
 

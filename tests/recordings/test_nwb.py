@@ -126,9 +126,9 @@ def test_what_was_not_observed_is_cut_out_and_said(tmp_path, caplog):
     observed = [recorded, recorded, recorded, [[0.0, 10.0]]]
     path = write(tmp_path / "a.nwb", observed=observed, trials=[(0.0, 3.0), (3.5, 6.0)], columns={"cond": ["a", "b"]})
     recording = load(path, W)
-    assert recording.segments.tolist() == [[0, 150], [175, 200], [250, 300]]
-    assert recording.conditions.tolist() == ["a", "b", "b"]
-    assert "50 of 275 bins lie outside obs_intervals" in caplog.text
+    assert recording.segments.tolist() == [[0, 150], [250, 300]]  # of trial b the longer piece
+    assert recording.conditions.tolist() == ["a", "b"]
+    assert "75 of 275 bins lie outside obs_intervals" in caplog.text
     observed[3] = [[0.0, 1.0]]
     load(write(tmp_path / "b.nwb", observed=observed), W)
     assert "unit3: not observed in " in caplog.text
@@ -159,6 +159,24 @@ def test_conditions_by_columns(tmp_path, caplog):
         table["short"] = [1.0, 2.0]
     refused(path, "trials' column 'short' has 2 rows for 4 trials: the file is damaged", condition="target_dir,short")
     refused(path, "no column 'colour': they have .*target_dir", condition="colour")
+
+
+def test_conditions_that_differ_in_a_late_digit_are_several(tmp_path):
+    trials = [(2.0 * i, 2.0 * i + 1) for i in range(4)]
+    path = write(tmp_path / "a.nwb", trials=trials, columns={"cond_id": [1000001.0, 1000002.0, 1000001.0, 0.1]})
+    assert load(path, W).conditions.tolist() == ["1000001", "1000002", "1000001", "0.1"]
+
+
+def test_trials_of_no_condition_and_trials_within_another_are_left_out_and_said(tmp_path, caplog):
+    trials = [(0.0, 4.0), (1.0, 2.0), (5.0, 6.0), (7.0, 8.0)]
+    path = write(tmp_path / "a.nwb", trials=trials, columns={"cond_id": [1.0, 2.0, np.nan, 4.0]})
+    recording = load(path, W)
+    assert recording.conditions.tolist() == ["1", "4"]
+    assert recording.segments.tolist() == [[0, 200], [350, 400]]
+    assert "1 trials are of no condition (NaN): left out" in caplog.text
+    assert "1 trials lie inside another: left out" in caplog.text
+    path = write(tmp_path / "b.nwb", trials=trials, columns={"cond_id": [np.nan] * 4})
+    refused(path, "no trial can be used: each is of no split or condition")
 
 
 def test_behaviour_comes_onto_the_bins(tmp_path):

@@ -1,5 +1,7 @@
 """Wider bins, and behaviour onto bins: nothing is lost, nothing is moved."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -82,3 +84,13 @@ def test_large_values_keep_their_digits():
     found = onto_bins(series(stamps, 1e6 + np.sin(stamps)), np.arange(1, 1001) / 10, 0.1).ravel()
     expected = (1e6 + np.sin(stamps)).reshape(1000, 100).mean(axis=1)
     np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
+def test_long_segments_are_added_up_a_block_at_a_time(monkeypatch):
+    counts = np.random.default_rng(0).integers(0, 200, (103, 3), np.uint8)
+    counts[:20] = 0
+    whole = rebin(Recording(counts, 0.01, segments=[[0, 50], [51, 103]]), 0.05)
+    monkeypatch.setattr(sys.modules[rebin.__module__], "BLOCK", 2)
+    pieces = rebin(Recording(counts, 0.01, segments=[[0, 50], [51, 103]]), 0.05)
+    np.testing.assert_array_equal(whole.counts, pieces.counts)
+    assert whole.counts.dtype == pieces.counts.dtype == np.uint16

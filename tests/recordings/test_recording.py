@@ -176,6 +176,19 @@ def test_segments_cut_in_time_keep_their_own_labels():
     assert parts.labels.tolist() == [[1]] * 3 + [[2]] * 3
 
 
+def test_scraps_that_gaps_left_over_are_trained_on_and_count_for_nothing():
+    spans = [[0, 300], [301, 304], [310, 600], [600, 602]]
+    parts = recording(n_segments=1, bins=602, segments=spans, conditions=None).split(valid=0.25, test=0.2)
+    assert parts.splits.tolist() == [*["train", "valid", "test"], "train", *["train", "valid", "test"], "train"]
+    assert parts.segments.tolist()[3] == [301, 304]
+    firsts = 30 * np.arange(11)
+    trials = np.stack([firsts, firsts + np.r_[[30] * 10, 2]], 1)
+    parts = recording(n_segments=1, bins=302, segments=trials, conditions=None).split(valid=0.25, test=0.2)
+    assert np.flatnonzero(parts.splits == "test").tolist() == [8, 9]
+    assert np.flatnonzero(parts.splits == "valid").tolist() == [2, 6]
+    assert parts.splits[10] == "train"
+
+
 def test_its_own_splits_win():
     own = recording(splits=["test"] + ["train"] * 5)
     assert own.split(valid=0.5, test=0.5) is own

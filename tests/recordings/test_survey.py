@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rtdsae.recordings import Recording, synthetic
+from rtdsae.recordings import Recording, checks, synthetic
 from rtdsae.recordings.reaching import reaching
 from rtdsae.recordings.survey import survey
 
@@ -219,3 +219,9 @@ def test_any_recording_can_be_surveyed(counts, behaving):
     found = survey(Recording(counts, W, behaviour=behaviour))
     assert json.dumps(found.as_dict(), allow_nan=False)
     assert all("\n" not in line for line in found.warnings)
+
+
+def test_a_recording_of_one_segment_is_not_copied_to_be_looked_at():
+    recording = good()
+    assert np.shares_memory(checks.Look(recording).counts, recording.counts)
+    assert len(checks.Look(replace(recording, segments=[[0, 50], [60, 100]])).counts) == 90

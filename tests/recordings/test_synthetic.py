@@ -138,3 +138,8 @@ def test_seconds_make_one_continuous_segment(make, n_bins):
 def test_sizes_that_cannot_be_are_refused(make, wrong, says):
     with pytest.raises(RecordingError, match=says):
         make(**SMALL | wrong)
+
+
+def test_few_trials_have_one_for_validation_unless_none_is_wanted():
+    assert synthetic.lorenz(n_conditions=3, n_trials=2).splits.tolist() == ["train", "valid"] * 3
+    assert set(synthetic.lorenz(n_conditions=3, n_trials=2, valid=0).splits) == {"train"}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rtdsae import recordings
 from rtdsae.cli import main
 from rtdsae.recordings import Recording, synthetic
+from rtdsae.recordings.segments import scraps
 from rtdsae.train.choose import choose
 from rtdsae.train.config import make_config
 from rtdsae.train.run import Run
@@ -78,9 +79,18 @@ def test_nine_windows_in_ten_fit_whatever_the_recording(lengths, width, neurons)
     recording = Recording(counts, width, segments=np.stack([ends - lengths, ends], 1))
     found = chosen(recording)
     bins = found["window.anchor_bins"] + found["window.horizon_bins"]
-    there = np.asarray(lengths)[np.asarray(prepare(recording, CONFIG).splits) == "train"]
+    prepared = prepare(recording, CONFIG)
+    there = np.diff(prepared.segments)[prepared.splits == "train", 0]
+    there = there[~scraps(there)]
     assert (there >= bins).mean() >= 0.85
     assert found["window.lanes"] <= found["window.horizon_bins"]
+
+
+def test_scraps_that_gaps_left_over_choose_no_window():
+    counts = np.random.default_rng(0).poisson(0.2, (60_000, 4))
+    spans = [[0, 20_000], [20_001, 20_004], [20_010, 40_000], [40_001, 40_003], [40_010, 60_000]]
+    found = chosen(Recording(counts, 0.02, segments=spans))
+    assert (found["window.anchor_bins"], found["window.horizon_bins"], found["window.lanes"]) == (10, 40, 2)
 
 
 def test_train_needs_a_recording_and_nothing_else(tmp_path, monkeypatch, capsys):
