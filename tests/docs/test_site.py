@@ -1,5 +1,7 @@
 """The pages as a site: Sphinx makes them without a warning, every link and every name in them included."""
 
+import pydoc
+import re
 import subprocess
 import sys
 
@@ -26,8 +28,13 @@ def test_sphinx_makes_the_pages_without_a_warning(tmp_path):
 
 
 def test_the_readme_links_to_what_is_there():
-    import re
-
     readme = ROOT / "README.md"
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", readme.read_text()):
         assert "://" in target or (ROOT / target).exists(), target
+
+
+def test_every_name_that_the_reference_describes_is_there():
+    names = re.findall(r"^\.\. auto\w+:: (\S+)", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
+    assert len(names) > 30
+    for name in names:
+        assert pydoc.locate(name) is not None, name
