@@ -14,6 +14,7 @@ __all__ = ["Player"]
 LEAD_S = 0.05  # between the start and the first stamp, at least: nothing is late before it has begun
 LINGER_S = 0.5  # LSL sends in the background: an outlet that is destroyed at once takes its last samples along
 RESET_S = 1.0  # a stamp further back than this is a clock that was reset: what follows it is not late
+SLOWEST = 1e-6  # speed, relative to real time
 MAX_CHUNK = 4096  # samples pushed in one call
 
 
@@ -57,8 +58,10 @@ class Player:
         loop: bool = False,
         truth: bool = False,
     ) -> None:
-        if not 0 < speed < np.inf:
-            raise StreamError(f"speed is {speed:g}: it must be a positive number, 1 is real time")
+        if not SLOWEST <= speed < np.inf:
+            raise StreamError(
+                f"speed is {speed:g}: it must be a positive number, 1 is real time, {SLOWEST:g} the least"
+            )
         self.source_id, self.speed, self.loop = source_id, speed, loop
         if isinstance(recording, Original):
             self._offsets, self._due, self._period = _as_stored(recording)

@@ -81,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:  # a full disk, a folder that may not be written
         return fail(prog, f"{error.filename or 'a file'}: {error.strerror or error}")
+    except MemoryError as error:
+        return fail(prog, f"out of memory: {str(error) or 'ask for less at once'}")
     except KeyboardInterrupt:
         return 130
     return 0

@@ -20,6 +20,7 @@ import numpy as np
 
 from rtdsae import shipped
 from rtdsae.cli.arguments import unset
+from rtdsae.errors import ConfigError
 
 if TYPE_CHECKING:
     from rtdsae.recordings import Recording
@@ -50,6 +51,8 @@ class Demo(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             StreamError: a bin is missing, or differs from the offline answer.
         """
+        if not 0 < self.seconds < np.inf:
+            raise ConfigError(f"--seconds {self.seconds:g}: it must be above 0")
         os.environ.setdefault("LSLAPICFG", str(shipped.config("lsl_loopback.cfg")))  # before anything imports pylsl
         self.out.mkdir(parents=True, exist_ok=True)
         recording, live = recordings(self)
@@ -72,7 +75,6 @@ class Demo(msgspec.Struct, frozen=True, kw_only=True):
 
 def recordings(demo: Demo) -> tuple[Path, dict[str, Any]]:
     """The recording to train on, and what is to be streamed live: its command, its bins and its recording."""
-    from rtdsae.errors import ConfigError
     from rtdsae.recordings import load, save, synthetic
 
     path = demo.out / "recording.h5"

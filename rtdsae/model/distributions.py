@@ -43,11 +43,26 @@ class Gaussian(NamedTuple):
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density in nats, (...)."""
         off = z - self.mean
-        if self.lower is not None:
-            scale = self.lower + torch.diag_embed((0.5 * self.logvar).exp())
-            white = torch.linalg.solve_triangular(scale, off[..., None], upper=False)[..., 0]
-        else:
-            white = off * (-0.5 * self.logvar).exp()
+        if self.lower is None:
+            return self._density(off * (-0.5 * self.logvar).exp())
+        return self._density(self._whitened(off[..., None])[..., 0])
+
+    def log_prob_of_each(self, z: Tensor) -> Tensor:
+        """Log density of samples (N, D) under each of M Gaussians, (N, M): each L is solved for all samples at once."""
+        off = z[:, None] - self.mean
+        if self.lower is None:
+            return self._density(off * (-0.5 * self.logvar).exp())
+        return self._density(self._whitened(off.permute(1, 2, 0)).permute(2, 0, 1))
+
+    def _whitened(self, off: Tensor) -> Tensor:
+        """L⁻¹ of columns (..., D, n), where L is not diagonal; PyTorch solves in no type of two bytes."""
+        assert self.lower is not None
+        scale = self.lower + torch.diag_embed((0.5 * self.logvar).exp())
+        wide = torch.promote_types(off.dtype, torch.float32)
+        return torch.linalg.solve_triangular(scale.to(wide), off.to(wide), upper=False)
+
+    def _density(self, white: Tensor) -> Tensor:
+        """Log density of what L⁻¹ makes of the distance from the mean."""
         return -0.5 * (white.square() + self.logvar + math.log(2 * math.pi)).sum(-1)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Gaussian":
@@ -88,8 +103,9 @@ class GaussianHead(nn.Module):
         diagonal = self.posterior(self.linear(h))
         if self.off_diagonal is not None:
             rows, columns = torch.tril_indices(self.dim, self.dim, -1, device=h.device)
-            lower = h.new_zeros(*h.shape[:-1], self.dim, self.dim)
-            lower[..., rows, columns] = self.off_diagonal(h)
+            below = self.off_diagonal(h)
+            lower = below.new_zeros(*h.shape[:-1], self.dim, self.dim)
+            lower[..., rows, columns] = below
             return diagonal._replace(lower=lower)
         return diagonal
 

@@ -254,7 +254,7 @@ class AR1Prior(DynamicPrior):
 
     def kl(self, q: Gaussian, p: Gaussian, observed: Tensor) -> Tensor:
         """Σ_t KL, the first bin's against the stationary distribution."""
-        stationary = self.logvar - (1 - self.alpha() ** 2).log()
+        stationary = self.logvar - (-torch.expm1(-2 * torch.exp(-self.log_tau))).log()
         logvar = torch.cat([stationary.expand_as(p.logvar[:, :1]), p.logvar[:, 1:]], 1)
         return super().kl(q, Gaussian(p.mean, logvar), observed)
 

@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import secrets
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pylsl
 
 from rtdsae import shipped
 from rtdsae.bins import BinCounters, Bins
+from rtdsae.errors import RtdsaeError
 from rtdsae.serve import intake as intakes
 from rtdsae.serve.control import Control
 from rtdsae.serve.endpoint import Endpoints
@@ -64,6 +66,7 @@ class Daemon:
         self._intake: Intake
         self._counters = BinCounters()
         self._outlet: Outlet | None = None
+        self._next_outlet: Outlet | None = None  # made before a swap, off the hot path
         self._flags = 0  # for the next bin that is published
         self._last_pull = self._last_input = -np.inf
         self._next_chores = self._next_status = -np.inf
@@ -91,6 +94,8 @@ class Daemon:
         manifest = self._pipeline.bundle.manifest
         self._bin_width_s, self._latency = manifest.bin_width_s, Latency()
         self._wake = Wake(self._bin_width_s, lambda: self._pipeline.rehearse(), settings.wake)
+        if settings.wake == "poll" and not self._wake.active:
+            log.info("wake=poll: bins of %g ms are not polled for, only those of 4 to 200 ms", 1e3 * self._bin_width_s)
         self._handover = Handover()
         self._endpoints = Endpoints(settings.keys)
         self._open.callback(self._endpoints.close)
@@ -238,7 +243,14 @@ class Daemon:
         running, settings, bundle = self._pipeline, self.settings, shipped.model(bundle)
         try_out(bundle, session, settings.model.provider)
         new = Pipeline(bundle, session, settings.model, self.run_id, running.decoder.recent)
-        self._handover.offer(new, running)
+        if self._outlet and settings.lsl_out and not self._outlet.fits(new.schema):
+            log.warning("LSL stream %s begins anew: the new model publishes other arrays", settings.lsl_out)
+            self._next_outlet = Outlet(settings.lsl_out, new.schema)
+        try:
+            self._handover.offer(new, running)
+        except RtdsaeError:
+            self._next_outlet = None
+            raise
         log.info("swapped %s for %s", running.bundle.path, bundle)
         return {"bundle": new.bundle.manifest.name, "seq": new.history.first}
 
@@ -253,8 +265,9 @@ class Daemon:
             self._pipeline = new
             self._flags |= SWAPPED
             self._publisher.announce(new.schema)
-            if self._outlet:
-                self._outlet.reopen(new.schema)
+            if self._outlet and self._next_outlet:
+                threading.Thread(target=self._outlet.close, daemon=True).start()
+                self._outlet, self._next_outlet = self._next_outlet, None
 
     # off the hot path -------------------------------------------------------------------------------------------------
 

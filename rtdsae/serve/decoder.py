@@ -95,10 +95,10 @@ class Decoder:
         if window is None:
             return
         everything = self._lanes == 1 or self._wanted or not self.anchors
+        self._due = self._wanted = False  # here: another may be asked for while the graph runs
         self._engine.anchor(window, None if everything else self._age // self._stride)
         if everything:
             self._age = 0
-        self._due = self._wanted = False
         self.anchors += 1
         self._news = _ANCHORED
 

@@ -4,7 +4,10 @@ import logging
 import threading
 from collections.abc import Callable
 
-from rtdsae.serve.search import Search, find
+import pylsl
+
+from rtdsae.serve.realtime import scheduling
+from rtdsae.serve.search import LOOK_S, Search, find
 from rtdsae.serve.source import Lost, Source, Wanted
 
 __all__ = ["Link"]
@@ -47,7 +50,8 @@ class Link:
             StreamError: there is no such stream, or it does not fit.
         """
         if info := find(self._query, timeout_s, tick):
-            self.source = Source(info, self._wanted)
+            self.source = opened(info, self._wanted, tick)
+        if self.source:
             log.info("decoding stream %s, clock offset %.6f s", self.source.source_id, self.source.clock_offset_s)
         return self.source
 
@@ -117,3 +121,31 @@ class Link:
         if self._search:
             self._search.stop()
             self._search = None
+
+
+def opened(info: pylsl.StreamInfo, wanted: Wanted, tick: Callable[[], bool]) -> Source | None:
+    """An open stream; None when `tick` gave it up, which is asked meanwhile: one that does not answer takes seconds.
+
+    Raises:
+        StreamError: it does not fit, or does not answer.
+    """
+    made: list[Source | Exception] = []
+    scheduled = scheduling()
+
+    def make() -> None:
+        scheduled()  # so are LSL's threads that carry the bins, which begin here
+        try:
+            made.append(Source(info, wanted))
+        except Exception as error:
+            made.append(error)
+
+    thread = threading.Thread(target=make, name="lsl-open", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(LOOK_S)
+        if not tick():
+            return None
+    (source,) = made
+    if isinstance(source, Exception):
+        raise source
+    return source

@@ -3,6 +3,7 @@
 It runs as `python -m rtdsae.serve.trial BUNDLE SESSION PROVIDER`, SESSION empty where the bundle has one.
 """
 
+import math
 import os
 import signal
 import subprocess
@@ -40,6 +41,8 @@ def _main(path: str, session: str, provider: str) -> None:
     from rtdsae.serve.engine import Engine
 
     os.nice(NICE)
+    if hasattr(signal, "alarm"):
+        signal.alarm(math.ceil(PATIENCE_S) + 1)  # whoever began this may be gone by then
     try:
         Engine(bundle.load(Path(path)).session(session or None), provider)
     except (RtdsaeError, OSError) as error:

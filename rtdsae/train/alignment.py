@@ -93,7 +93,7 @@ def align_session(session: Session, recording: Recording, alignment: Alignment) 
     bins = min(alignment.averages.shape[1], usual_bins(recording, shared))
     target = alignment.averages[[alignment.conditions.index(c) for c in shared], :bins].reshape(len(shared) * bins, -1)
     own = averages(session, recording, shared, bins).reshape(len(target), -1)
-    fit = Ridge(alpha=1.0).fit(own - own.mean(0), target)
+    fit = Ridge(alpha=1.0, fit_intercept=False).fit(own, target)  # as the read-in has none
     weight = torch.from_numpy(np.atleast_2d(fit.coef_)).float()
     with torch.no_grad():
         linear.weight.copy_(weight)

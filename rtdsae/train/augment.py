@@ -26,19 +26,22 @@ def jitter_spikes(counts: Tensor, width: int) -> Tensor:
     """Each spike in one of the bins up to `width` before or after its own, reflected at the window's ends.
 
     Args:
-        counts: (B, T, N) whole numbers.
+        counts: (B, T, N), not negative; of a count that is not whole, its fraction moves as a spike does.
         width: bins, below T.
 
     Returns:
         (B, T, N), as many spikes of each neuron in each window as before.
     """
     there = counts.nonzero()
-    spikes = there.repeat_interleave(counts[tuple(there.T)].long(), 0)
+    each = counts[tuple(there.T)]
+    n = each.ceil().long()
+    spikes, weights = there.repeat_interleave(n, 0), each.new_ones(int(n.sum()))
+    weights[n.cumsum(0) - 1] = each - (n - 1)  # the last of each
     window, t, neuron = spikes.T
     t = (t + torch.randint(-width, width + 1, t.shape, device=t.device)).abs()
     last = counts.shape[1] - 1
     t = torch.where(t > last, 2 * last - t, t)
-    return torch.zeros_like(counts).index_put_((window, t, neuron), counts.new_ones(()), accumulate=True)
+    return torch.zeros_like(counts).index_put_((window, t, neuron), weights, accumulate=True)
 
 
 def shift_channels(counts: Tensor, most: int) -> Tensor:

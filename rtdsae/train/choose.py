@@ -18,7 +18,7 @@ ANCHOR_S = 0.2  # of data say where a trial begins; longer ones did no better
 FEWEST_ANCHOR, MOST_ANCHOR = 10, 40  # bins
 HORIZONS = 4  # R over S
 ANCHOR_SHARE = 5  # of a trial that is shorter than a window, one part in so many
-REPEATED = 8  # trials a condition: from here on, a model learns the trials by heart
+REPEATED = 5  # trials a condition in the training part: from here on, a model learns the trials by heart
 STEPS, STEPS_REPEATED = 3000, 1000  # of optimisation
 LEAST_EPOCHS, MOST_EPOCHS = 30, 300
 BATCH = 64
@@ -110,9 +110,9 @@ def sizes(n_channels: int, n_sessions: int, family: str, taught: bool) -> list[C
 
 
 def repeats(recordings: Sequence[Recording]) -> float:
-    """How often a condition comes, in the session where it comes least; 0 where none are known."""
-    known = [r for r in recordings if r.conditions is not None]
-    return min((r.n_segments / len(set(map(str, np.asarray(r.conditions)))) for r in known), default=0.0)
+    """How often a condition comes in the training part, in the session where it comes least; 0 where none are known."""
+    known = [np.asarray(r.conditions)[np.asarray(r.splits) == "train"] for r in recordings if r.conditions is not None]
+    return min((len(some) / len(set(map(str, some))) for some in known), default=0.0)
 
 
 def regularisation(recordings: Sequence[Recording]) -> list[Choice]:

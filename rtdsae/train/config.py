@@ -325,6 +325,10 @@ def rules(config: TrainConfig) -> Iterator[tuple[bool, str]]:
         "objective.spike_jitter_bins and shift_bins: below the window's bins",
     )
     yield (
+        not o.spike_jitter_bins or m.reconstruction != "gaussian",
+        "objective.spike_jitter_bins moves spikes, and gaussian counts may be below 0: set it to 0",
+    )
+    yield (
         not o.cv_mask or not (o.spike_jitter_bins or o.shift_bins),
         "objective.cv_mask keeps entries out of sight into which spike_jitter_bins and shift_bins would move spikes: "
         "set it to 0, or both of these",

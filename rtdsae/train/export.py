@@ -87,6 +87,8 @@ def export(run: Run, out: Path, lanes: int | None = None, overwrite: bool = Fals
     bundle.check_replaceable(out, overwrite)
     family = run.model()
     lanes = lanes or family.dims.lanes
+    if lanes > family.dims.horizon_bins:
+        raise ExportError(f"{lanes} lanes cannot take turns in R = {family.dims.horizon_bins} bins: ask for fewer")
     files = {"MODEL_CARD.md": card(run, out.name, lanes).encode(), "weights.npz": npz(weights(family, run.alignment()))}
     for i, session in enumerate(run.info["sessions"]):
         sample = run.sample(i, family.dims.anchor_bins + CHECKED_BINS)

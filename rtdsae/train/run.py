@@ -286,14 +286,22 @@ class Run:
         write(self.path / "run.json", json.dumps(self.info, indent=2).encode())
 
     def append_metrics(self, row: dict[str, float]) -> None:
-        """Add an epoch to metrics.csv."""
+        """Add an epoch to metrics.csv, and a column where it has none: a population may change what is scored."""
         path = self.path / "metrics.csv"
-        fresh = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
+        names, rows = list(row), []
+        if path.exists():
+            with path.open(newline="") as file:
+                reader = csv.DictReader(file)
+                names, rows = list(reader.fieldnames or []), list(reader)
+        if rows and set(row) <= set(names):
+            with path.open("a", newline="") as file:
+                csv.DictWriter(file, names, restval="nan").writerow(row)
+            return
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(dict.fromkeys([*names, *row])), restval="nan")
+        writer.writeheader()
+        writer.writerows([*rows, row])
+        write(path, text.getvalue().encode())
 
     def trim_metrics(self, epoch: int) -> None:
         """Drop the rows of epochs after this one, which a resumed run repeats."""

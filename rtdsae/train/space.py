@@ -161,6 +161,8 @@ def load_search(path: Path, data: tuple[str, ...] = ()) -> Search:
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {error}") from None
     base = load_config(_base_file(path, settings.base), (), data)
+    if base.fit.devices * base.fit.nodes > 1:
+        raise ConfigError(f"{path}: a trial is one process: leave fit.devices and fit.nodes of the base at 1")
     if not settings.space:
         raise ConfigError(f"{path}: space is empty: name at least one key, such as fit.learning_rate")
     axes = {key: axis(f"{path}: space.{key}", entry) for key, entry in settings.space.items()}
@@ -228,7 +230,17 @@ def check(search: Search, key: str, wanted: Range | Choices) -> None:
     if key == "model.causal" or (key == "model.reconstruction" and not OF_COUNTS.issuperset(wanted.ends)):
         raise ConfigError(f"{source}: scores of these do not compare: search with each of them, and look at evaluate's")
     if search.settings.method == "pbt" and (key == "model.family" or key.endswith(".kind")):
-        raise ConfigError(f"{source}: a population hands on weights, which are of one kind: use method random or tpe")
+        raise ConfigError(f"{source}: a population hands on weights, which are of one kind: search with each of them")
+    if search.settings.method == "pbt" and key == "objective.f_objective.units":
+        raise ConfigError(
+            f"{source}: a population hands on weights, whose sizes this changes: use method random or tpe"
+        )
+    if key in ("fit.devices", "fit.nodes"):
+        raise ConfigError(f"{source}: a trial is one process: leave it at 1")
+    if whole(search, key) and isinstance(wanted, Range):
+        given = [end for end in (wanted.low, wanted.high, wanted.init) if end is not None]
+        if any(type(end) is not int for end in given):
+            raise ConfigError(f"{source}: {key} is a whole number: give low, high and init without a point")
     prior, _, name = key.rpartition(".")
     is_weight = name in ("tau", "variance") and known.get(f"{prior}.kind") not in (None, "sequence")
     if search.settings.method == "pbt" and is_weight:
@@ -269,7 +281,7 @@ def check_shapes(search: Search, recordings: Sequence[Recording]) -> None:
 def whole(wanted: Search, key: str) -> bool:
     """Whether a range is of integers."""
     chosen, value = wanted.axes[key], leaves(msgspec.to_builtins(wanted.base))[key]
-    return isinstance(chosen, Range) and all(type(x) is int for x in (chosen.low, chosen.high, value))
+    return isinstance(chosen, Range) and type(value) is int
 
 
 def explore(wanted: Search, values: dict[str, Any], draw: random.Random) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def decompose(q: Gaussian, f: Tensor, p: Gaussian, n_data: int, estimator: Estim
     """
     weights = log_weights(len(f), n_data, estimator, f)
     others = q.map(lambda part: part[None])  # of every sample (axis 0) under every posterior (axis 1)
-    joint = torch.logsumexp(weights + others.log_prob(f[:, None]), 1)
+    joint = torch.logsumexp(weights + q.log_prob_of_each(f), 1)
     variance = others.variance()
     each = -0.5 * ((f[:, None] - others.mean) ** 2 / variance + variance.log() + math.log(2 * math.pi))
     marginals = torch.logsumexp(weights[..., None] + each, 1).sum(1)

@@ -100,3 +100,14 @@ def test_gradient_reaches_every_parameter_of_the_head(covariance):
     (q.sample(torch.randn(6, 3)).square().sum() + kl(q, Gaussian(torch.ones(3), torch.zeros(3))).sum()).backward()
     for name, p in head.named_parameters():
         assert (p.grad != 0).all(), name
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_each_sample_under_each_gaussian_is_the_density_one_by_one(full):
+    torch.manual_seed(0)
+    lower = torch.randn(4, 3, 3).tril(-1) if full else None
+    q, z = Gaussian(torch.randn(4, 3), torch.randn(4, 3), lower), torch.randn(5, 3)
+    found = q.log_prob_of_each(z)
+    assert found.shape == (5, 4)
+    for n in range(5):
+        torch.testing.assert_close(found[n], q.log_prob(z[n].expand(4, 3)))

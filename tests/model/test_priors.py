@@ -307,3 +307,10 @@ def test_memory_has_its_size(kind):
     _, memory = prior(z, memory)
     assert memory.shape == (3, prior.memory_dim)
     assert prior.memory_dim == {"rnn-lstm": 10, "rnn-gru": 5, "rnn-clipped_gru": 5}.get(kind, 0)
+
+
+def test_a_chain_that_hardly_forgets_has_a_finite_kl():
+    prior = dynamic_prior(AR1(tau=1e8), 2, 5.0)
+    q = Gaussian(torch.zeros(1, 3, 2), torch.zeros(1, 3, 2))
+    p = Gaussian(torch.zeros(1, 3, 2), prior.logvar.expand(1, 3, 2))
+    assert torch.isfinite(prior.kl(q, p, torch.ones(1, 3, 1))).all()

@@ -111,6 +111,19 @@ def test_a_third_session_is_brought_in_from_the_averages_alone():
     assert correlations(read_in(family, 0, third, words), known).min() > 0.8
 
 
+@pytest.mark.parametrize("words", [("down", "right"), ("up", "left")])
+def test_what_is_read_in_of_some_conditions_is_near_what_it_is_aligned_to_not_only_alike(words):
+    """The mean over some of the conditions is not 0, as it is over all of them, and a read-in has no offset."""
+    family = family_for(TWO)
+    alignment = align(family, TWO)
+    known = read_in(family, 0, TWO[0], words)
+    third = session(3, 30, words)
+    family = family_for([third])
+    assert align_session(family.session, third, alignment)
+    error = np.square(read_in(family, 0, third, words) - known).mean() / np.square(known).mean()
+    assert error < 0.5
+
+
 def test_the_read_out_is_the_way_back():
     """From the first factors, as if they were the common inputs: at the weights' usual size, in every session alike."""
     family = family_for(TWO)

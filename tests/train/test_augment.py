@@ -32,6 +32,20 @@ def test_jitter_keeps_every_spike_and_moves_none_too_far(shape, seed, data):
         assert (np.abs(before - after) <= width).all()
 
 
+def test_jitter_keeps_fractions_of_counts():
+    counts = counts_of((3, 20, 4)) + torch.rand(3, 20, 4, generator=torch.Generator().manual_seed(0)).round(decimals=2)
+    counts[:, ::3] = 0.0
+    moved = jitter_spikes(counts, 2)
+    torch.testing.assert_close(moved.sum(1), counts.sum(1))
+    assert not torch.equal(moved, counts)
+
+
+def test_jitter_of_values_that_may_be_negative_is_refused():
+    tree = {"model": {"family": "lfads", "reconstruction": "gaussian"}, "objective": {"spike_jitter_bins": 1}}
+    with pytest.raises(ConfigError, match="spike_jitter_bins moves spikes, and gaussian counts may be below 0"):
+        make_config(tree, "c", (), ())
+
+
 def test_jitter_is_even_over_its_bins():
     counts = torch.zeros(4000, 9, 1)
     counts[:, 4] = 2

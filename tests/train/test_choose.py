@@ -86,6 +86,21 @@ def test_nine_windows_in_ten_fit_whatever_the_recording(lengths, width, neurons)
     assert found["window.lanes"] <= found["window.horizon_bins"]
 
 
+def test_blocks_that_were_cut_in_time_are_not_trials_that_come_again():
+    counts = np.random.default_rng(0).poisson(0.2, (9_000, 4))
+    blocks = Recording(counts, 0.02, segments=[[0, 3000], [3000, 6000], [6000, 9000]], conditions=["task"] * 3)
+    assert chosen(blocks)["model.dropout"] == 0.1
+
+
+def test_a_lag_is_judged_by_the_window_that_is_chosen(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recordings.save(trials(n=20, bins=400, width=0.005), tmp_path / "fine.h5")
+    small = ["--set", "model.gen_dim=9", "--set", "fit.epochs=1", "--set", "fit.accelerator=cpu"]
+    assert main(["train", "--data", "fine.h5", "--set", "model.z_lag=15", *small, "--out", "run"]) == 0
+    assert Run.open(tmp_path / "run").config.window.anchor_bins == 40
+    assert main(["train", "--data", "fine.h5", "--set", "model.z_lag=50", *small, "--out", "other"]) == 2
+
+
 def test_scraps_that_gaps_left_over_choose_no_window():
     counts = np.random.default_rng(0).poisson(0.2, (60_000, 4))
     spans = [[0, 20_000], [20_001, 20_004], [20_010, 40_000], [40_001, 40_003], [40_010, 60_000]]

@@ -334,6 +334,27 @@ OBJECTIVES = {
 }
 
 
+@pytest.mark.parametrize("name", ["lfads", "fdmm"])
+def test_full_posteriors_in_mixed_precision(tmp_path, name):
+    model = msgspec.structs.replace(FAMILIES[name], f_posterior="full")
+    if hasattr(model, "z_posterior") and name == "lfads":
+        model = msgspec.structs.replace(model, z_posterior="full")
+    run = fit(tmp_path / "run", config(model, epochs=2, precision="bf16-mixed"))
+    assert np.isfinite([list(row.values()) for row in rows(run)]).all()
+
+
+def test_a_score_that_comes_later_has_a_column_of_its_own(tmp_path):
+    """A population may begin to keep entries apart, whose score the epochs before have not."""
+    run = fit(tmp_path / "run", config(epochs=1))
+    before = rows(run)[0]
+    run.append_metrics({"epoch": 1, "train/nll_cv": 0.5} | {name: 2.0 for name in before if name != "epoch"})
+    run.append_metrics(dict.fromkeys(before, 3.0))
+    table = rows(run)
+    assert table[0] == pytest.approx(before | {"train/nll_cv": np.nan}, nan_ok=True)
+    assert (table[1]["train/nll_cv"], table[1]["train/nll"]) == (0.5, 2.0)
+    assert np.isnan(table[2]["train/nll_cv"])
+
+
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_leaves_its_terms_in_the_metrics(tmp_path, name, precision):

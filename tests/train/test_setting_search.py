@@ -67,6 +67,10 @@ def write(folder, **changes):
         ({"space": {"model.dropout": 0.3}}, r"space"),
         ({"space": {"model.causal": {"choices": [True, False]}}}, "space.model.causal: scores of these do not compare"),
         ({"space": {"model.reconstruction": {"choices": ["poisson", "gaussian"]}}}, "do not compare"),
+        ({"space": {"fit.devices": {"choices": [1, 2]}}}, "space.fit.devices: a trial is one process"),
+        ({"space": {"fit.batch_size": {"low": 16, "high": 64.5}}}, "fit.batch_size is a whole number"),
+        ({"space": {"fit.batch_size": {"low": 16, "high": 64, "init": 20.5}}}, "fit.batch_size is a whole number"),
+        ({"method": "pbt", "space": {"model.family": {"choices": ["lfads", "fdmm"]}}}, "search with each of them"),
         ({"method": "pbt", "space": {"model.f_prior.variance": {"low": 0.1, "high": 1.0}}}, "among the weights"),
         ({"method": "pbt", "space": {"model.z_prior.tau": {"low": 1.0, "high": 9.0}}}, "among the weights"),
     ],
@@ -75,6 +79,20 @@ def test_what_cannot_be_searched_is_refused_in_a_line(here, changes, said):
     with pytest.raises(ConfigError, match=said) as caught:
         load_search(write(here, **changes), ("wave.h5",))
     assert "\n" not in str(caught.value)
+
+
+def test_a_population_of_discriminators_has_one_size(here):
+    (here / "c.yaml").write_text(BASE + "objective: {f_objective: {kind: factor_vae}}\n")
+    space = {"objective.f_objective.units": {"low": 8, "high": 16}}
+    with pytest.raises(ConfigError, match="units: a population hands on weights, whose sizes this changes"):
+        load_search(write(here, method="pbt", space=space), ("wave.h5",))
+    assert load_search(write(here, space=space), ("wave.h5",)).axes
+
+
+def test_a_base_of_several_processes_is_refused(here):
+    (here / "c.yaml").write_text(BASE.replace("accelerator: cpu", "accelerator: cpu, shards: 2, devices: 2"))
+    with pytest.raises(ConfigError, match=r"s\.yaml: a trial is one process: leave fit.devices and fit.nodes"):
+        load_search(write(here), ("wave.h5",))
 
 
 def test_counts_compare_and_random_trials_begin_anew(here):
