@@ -263,13 +263,15 @@ def calibration_config(tree: dict[str, Any], overrides: tuple[str, ...], data: s
     """
     likelihood = {"f_objective": {"kind": "beta_vae"}, "kl_f_scale": 0.0, "kl_z_scale": 0.0, "discriminative": 0.0}
     tree = copy.deepcopy(tree)  # an override is of this calibration, not of the model
-    objective = {**tree.get("objective", {}), **likelihood, "ramp_epochs": 0}
+    objective = {**tree.get("objective", {}), **likelihood, "ramp_epochs": 0, "cv_mask": 0.0}
     if tree.get("data", {}).get("teacher"):  # its spikes were drawn anew, these are recorded
         objective.pop("coordinated_dropout", None)
     tree |= {"data": {"path": data}, "objective": objective}
     for override in overrides:
         if override.partition(".")[0] not in ("fit", "data", "objective"):
             raise ConfigError(f"--set {override}: a calibration leaves the model as it is; set fit, data or objective")
+        if override.startswith("objective.cv_mask"):
+            raise ConfigError(f"--set {override}: a calibration trains on all entries, and scores the validation part")
         if override.startswith("data.teacher"):
             raise ConfigError(f"--set {override}: a calibration is by recorded spikes and has no teacher")
         apply(tree, override)

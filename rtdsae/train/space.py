@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 import torch
@@ -126,18 +126,33 @@ class Search:
             ConfigError: they do not fit.
         """
         tree = msgspec.to_builtins(self.base)
-        for key, value in values.items():
+        for key in sorted(values, key=lambda key: (not is_kind(key), key.count("."))):  # the rest is of the kind chosen
             *sections, last = key.split(".")
-            section = tree
+            section, struct = tree, cast(Any, self.base)
             for name in sections:
-                section = section[name]
-            section[last] = value
+                section, struct = section.setdefault(name, {}), getattr(struct, name, None)
+            if is_kind(key) and section.get(last) != values[key] and struct is not None:
+                kept = given(struct)  # another kind may not have the rest, or has defaults of its own
+                section.clear()
+                section |= kept
+            section[last] = values[key]
         epochs = self.epochs(self.settings.generations - 1)
         tree["fit"] |= {"epochs": epochs}
         if self.settings.method == "pbt":
             tree["fit"] |= {"patience": epochs}  # a trial that stands still is ended by the others
         said = " ".join(f"{key}={value}" for key, value in values.items())
         return convert(tree, f"{self.source} with {said}")
+
+
+def is_kind(key: str) -> bool:
+    """Whether a key chooses among structures: `model.family`, `model.z_prior.kind`."""
+    return key == "model.family" or key.endswith(".kind")
+
+
+def given(struct: msgspec.Struct) -> dict[str, Any]:
+    """A configuration's values that are not its defaults, plain; those of another kind within are whole."""
+    values = {field.name: (getattr(struct, field.name), field.default) for field in msgspec.structs.fields(struct)}
+    return {name: msgspec.to_builtins(value) for name, (value, default) in values.items() if value != default}
 
 
 def load_search(path: Path, data: tuple[str, ...] = ()) -> Search:
@@ -229,8 +244,8 @@ def check(search: Search, key: str, wanted: Range | Choices) -> None:
         raise ConfigError(f"{source}: set burn_in_epochs, generation_epochs and generations instead")
     if key == "model.causal" or (key == "model.reconstruction" and not OF_COUNTS.issuperset(wanted.ends)):
         raise ConfigError(f"{source}: scores of these do not compare: search with each of them, and look at evaluate's")
-    if search.settings.method == "pbt" and (key == "model.family" or key.endswith(".kind")):
-        raise ConfigError(f"{source}: a population hands on weights, which are of one kind: search with each of them")
+    if search.settings.method == "pbt" and is_kind(key):
+        raise ConfigError(f"{source}: a population hands on weights, which are of one kind: use method random or tpe")
     if search.settings.method == "pbt" and key == "objective.f_objective.units":
         raise ConfigError(
             f"{source}: a population hands on weights, whose sizes this changes: use method random or tpe"

@@ -288,6 +288,7 @@ CALIBRATE = ("calibrate", "both", "--data", "wave.h5", "--out", "new")
         (None, (*CALIBRATE, "--set", "fit.epoch=3"), "did you mean `epochs`?"),
         (None, (*CALIBRATE, "--set", "fit.accelerator=abacus"), "abacus"),
         (None, (*CALIBRATE, "--set", "data.valid=0"), "set data.valid above 0"),
+        (None, (*CALIBRATE, "--set", "objective.cv_mask=0.1"), "a calibration trains on all entries"),
         (None, (*CALIBRATE, "--set", "data.heldout_every=9"), "holds out none of 8 neurons"),
         (counts_with(np.nan), CALIBRATE, "not finite at bin 7, column 3"),
         (save("wave.h5", bin_width_s=0.01), CALIBRATE, "wave.h5 has bins of 0.01 s, the model 0.02 s"),

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -70,7 +71,7 @@ def write(folder, **changes):
         ({"space": {"fit.devices": {"choices": [1, 2]}}}, "space.fit.devices: a trial is one process"),
         ({"space": {"fit.batch_size": {"low": 16, "high": 64.5}}}, "fit.batch_size is a whole number"),
         ({"space": {"fit.batch_size": {"low": 16, "high": 64, "init": 20.5}}}, "fit.batch_size is a whole number"),
-        ({"method": "pbt", "space": {"model.family": {"choices": ["lfads", "fdmm"]}}}, "search with each of them"),
+        ({"method": "pbt", "space": {"model.family": {"choices": ["lfads", "fdmm"]}}}, "use method random or tpe"),
         ({"method": "pbt", "space": {"model.f_prior.variance": {"low": 0.1, "high": 1.0}}}, "among the weights"),
         ({"method": "pbt", "space": {"model.z_prior.tau": {"low": 1.0, "high": 9.0}}}, "among the weights"),
     ],
@@ -93,6 +94,25 @@ def test_a_base_of_several_processes_is_refused(here):
     (here / "c.yaml").write_text(BASE.replace("accelerator: cpu", "accelerator: cpu, shards: 2, devices: 2"))
     with pytest.raises(ConfigError, match=r"s\.yaml: a trial is one process: leave fit.devices and fit.nodes"):
         load_search(write(here), ("wave.h5",))
+
+
+def test_trials_may_be_of_several_families_and_kinds(here):
+    space = {
+        "model.family": {"choices": ["lfads", "fhvae", "dsae_full"]},
+        "model.z_prior.kind": {"choices": ["ar1", "rnn", "tiled"]},
+        "objective.f_objective.kind": {"choices": ["beta_vae", "beta_tcvae"]},
+        "model.gen_dim": {"low": 8, "high": 20},
+    }
+    shared = re.sub(r"(ic_enc|ci_enc|con)_dim: \d, ", "", BASE)
+    (here / "c.yaml").write_text(shared + "objective: {kl_f_scale: 0.2}\n")
+    wanted = load_search(write(here, space=space), ("wave.h5",))
+    config = wanted.config({"model.z_prior.kind": "rnn", "model.family": "fhvae", "model.gen_dim": 9})
+    assert (config.model.__struct_config__.tag, config.model.gen_dim, config.objective.kl_f_scale) == ("fhvae", 9, 0.2)
+    assert config.model.z_prior.__struct_config__.tag == "rnn"
+    assert config.model.fac_dim == wanted.base.model.fac_dim  # which the base names
+    (here / "c.yaml").write_text(BASE)
+    with pytest.raises(ConfigError, match="`ic_enc_dim` belongs to another section, family or kind"):
+        load_search(write(here, space=space), ("wave.h5",))
 
 
 def test_counts_compare_and_random_trials_begin_anew(here):
