@@ -146,7 +146,7 @@ class EventsBinner:
         """Lets a stamp close bins, and says which bin it belongs to."""
         if self._origin is None:
             self._origin = self._newest = self._time = time
-        elif came is not None and time > came + max(0, self._clock_shift) + BACKWARD_NS:
+        elif came is not None and self._compared and time > came + max(0, self._clock_shift) + BACKWARD_NS:
             self._clock_shift = time - came  # it was set ahead: nothing is known of the time between
             self._reset(time)
         elif time < self._newest - BACKWARD_NS or time > self._time + FORWARD_NS:
