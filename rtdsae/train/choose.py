@@ -112,7 +112,7 @@ def sizes(n_channels: int, n_sessions: int, family: str, taught: bool) -> list[C
 def repeats(recordings: Sequence[Recording]) -> float:
     """How often a condition comes in the training part, in the session where it comes least; 0 where none are known."""
     known = [np.asarray(r.conditions)[np.asarray(r.splits) == "train"] for r in recordings if r.conditions is not None]
-    return min((len(some) / len(set(map(str, some))) for some in known), default=0.0)
+    return min((len(some) / max(1, len(set(map(str, some)))) for some in known), default=0.0)
 
 
 def regularisation(recordings: Sequence[Recording]) -> list[Choice]:
