@@ -124,6 +124,7 @@ class Daemon:
         source = self._link.open(self.settings.timeout_s, self._tick)
         if source is None:
             return False
+        self._next_chores = self._next_status = -np.inf  # the status names the stream at once
         self._intake = intakes.make(
             source.kind,
             source.samples_per_bin,
