@@ -253,8 +253,8 @@ def check(search: Search, key: str, wanted: Range | Choices) -> None:
     if key in ("fit.devices", "fit.nodes"):
         raise ConfigError(f"{source}: a trial is one process: leave it at 1")
     if whole(search, key) and isinstance(wanted, Range):
-        given = [end for end in (wanted.low, wanted.high, wanted.init) if end is not None]
-        if any(type(end) is not int for end in given):
+        ends = [end for end in (wanted.low, wanted.high, wanted.init) if end is not None]
+        if any(type(end) is not int for end in ends):
             raise ConfigError(f"{source}: {key} is a whole number: give low, high and init without a point")
     prior, _, name = key.rpartition(".")
     is_weight = name in ("tau", "variance") and known.get(f"{prior}.kind") not in (None, "sequence")

@@ -146,6 +146,8 @@ def test_listen(here, capsys, args, said):
         (("--neurons", "0"), "neurons"),
         (("--speed", "0"), "speed is 0"),
         (("--speed", "-1"), "speed is -1"),
+        (("--speed", "1e-15"), "speed is 1e-15: it must be a positive number"),
+        (("--seconds", "1e12"), "out of memory: "),  # more than addresses reach
         (("--sourceid", "x"), "--sourceid"),
         (("--seconds", "1", "--wait", "0.1"), "nobody listens"),
     ],

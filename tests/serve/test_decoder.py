@@ -113,6 +113,22 @@ def test_an_anchor_that_is_asked_for_comes_with_the_next_whole_bins(tmp_path):
     np.testing.assert_allclose(factors[1:], lane(toy, x, [20])[21:], atol=1e-5)
 
 
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_an_anchor_that_is_asked_for_while_one_is_made_comes_too(tmp_path, monkeypatch, lanes):
+    toy, subject = decoder(tmp_path, "lanes" if lanes > 1 else "once", lanes=lanes)
+    x, asked, anchor = toy.counts(40), [], subject._engine.anchor
+
+    def slow(window, lane):
+        anchor(window, lane)
+        asked.append(lane)
+        if len(asked) == 1:
+            subject.want_anchor()
+
+    monkeypatch.setattr(subject._engine, "anchor", slow)
+    drive(subject, x[:8])
+    assert asked == [None, None]  # all lanes, twice
+
+
 def test_a_forecast_is_the_same_as_bins_that_are_not_observed(tmp_path):
     toy, subject = decoder(tmp_path, "once")
     x, observed = toy.counts(30), np.ones(30, bool)

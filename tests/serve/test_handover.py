@@ -1,12 +1,19 @@
 """A swap while bins flow: a real source, daemon, subscriber and control client."""
 
 import contextlib
+import signal
+import subprocess
+import sys
+import uuid
 
 import numpy as np
 import onnx
+import pylsl
 import pytest
+import toy_bundle
 from lsl_source import LslSource
 from onnx import helper
+from station import until
 from test_daemon import ARRAYS, Served
 from toy_bundle import Toy
 
@@ -89,6 +96,34 @@ def test_history_reaches_back_over_several_swaps(tmp_path):
             assert (bin_.payload.tobytes(), bin_.flags) == (frame.payload.tobytes(), frame.flags | Flags.BACKFILL)
 
 
+def described(name):
+    """What an LSL stream of the daemon says of itself: its labels, and its bundle."""
+    (info,) = pylsl.resolve_byprop("name", name, timeout=20)
+    whole = pylsl.StreamInlet(info, recover=False).info(10)
+    return whole.get_channel_labels(), whole.desc().child_value("bundle_hash")
+
+
+def test_the_lsl_stream_goes_on_with_the_same_arrays_and_begins_anew_with_others(tmp_path, monkeypatch):
+    """Others of as many values too: one factor more, and one z less."""
+    first, name = Toy(**SAME), f"out-{uuid.uuid4().hex}"
+    same = Toy(**SAME, seed=3).write(tmp_path / "same")
+    monkeypatch.setattr(toy_bundle, "N_FACTORS", toy_bundle.N_FACTORS + 1)
+    monkeypatch.setattr(toy_bundle, "N_DYNAMIC", toy_bundle.N_DYNAMIC - 1)
+    other = Toy(**SAME, seed=4).write(tmp_path / "other")
+    monkeypatch.undo()
+    with serving(tmp_path, first, first.counts(8000), "--lsl-out", name) as (served, control):
+        before = described(name)
+        control.swap(same)
+        assert described(name) == before
+        seq = control.swap(other)["seq"]
+        served.receive(lambda self: self.frames[-1].seq >= seq + 5)
+        until(lambda: len(pylsl.resolve_byprop("name", name, timeout=1)) == 1, "the end of the old stream")
+        labels, bundle_hash = described(name)
+        assert len(labels) == len(before[0])
+        assert labels[:5] == [f"factors.{i}" for i in range(5)]
+        assert bundle_hash == bundle.load(other).hash
+
+
 def test_a_swap_has_a_session_of_its_own(tmp_path):
     first = Toy(**SAME)
     second = first.for_neurons(9)
@@ -123,6 +158,15 @@ def test_a_bundle_that_will_not_do_leaves_the_old_one_running(tmp_path, write, s
         served.check_order()
         served.check_values(x[: served.frames[-1].bin + 1])
         assert not any(f.flags & Flags.SWAPPED for f in served.frames)
+
+
+def test_a_trial_that_nobody_waits_for_ends_by_itself():
+    program = (
+        "import time, rtdsae.bundle, rtdsae.serve.trial as trial\n"
+        "trial.PATIENCE_S, rtdsae.bundle.load = 0.1, lambda _: time.sleep(60)\n"
+        "trial._main('hanging', '', 'cpu')"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=30, check=False).returncode == -signal.SIGALRM
 
 
 def test_a_good_bundle_passes_its_trial(tmp_path):

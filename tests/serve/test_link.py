@@ -1,6 +1,9 @@
 """A connection that is silent, and another to the same stream that speaks: which of them is kept."""
 
 import math
+import os
+import signal
+import threading
 import uuid
 
 import pylsl
@@ -11,7 +14,8 @@ from toy_bundle import Toy
 
 from rtdsae.serve import search as module
 from rtdsae.serve.link import Link
-from rtdsae.serve.source import Wanted
+from rtdsae.serve.search import find
+from rtdsae.serve.source import OPEN_S, Wanted
 
 TOY = Toy()
 
@@ -72,3 +76,21 @@ def test_one_that_nobody_takes_is_closed(link):
     link.search.join(20)
     assert not link.search.is_alive()
     assert is_closed(found)
+
+
+def test_a_stream_that_does_not_answer_is_given_up_when_asked(monkeypatch):
+    """Found, and then its computer is stuck: LSL waits for ten seconds, in which the daemon lives and can be ended."""
+    asked = []
+    with LslSource(TOY.counts(10), 50.0) as source:
+        info = find(f"source_id={source.source_id}", 20)
+        monkeypatch.setattr("rtdsae.serve.link.find", lambda *_: info)
+        os.kill(source.process.pid, signal.SIGSTOP)
+        link = Link("anything", Wanted(TOY.channels, 0.02))
+        began = pylsl.local_clock()
+        assert link.open(20, lambda: asked.append(pylsl.local_clock()) or len(asked) < 5) is None
+        assert len(asked) == 5
+        assert pylsl.local_clock() - began < OPEN_S / 2
+        os.kill(source.process.pid, signal.SIGCONT)
+        (opening,) = (thread for thread in threading.enumerate() if thread.name == "lsl-open")
+        opening.join(20)
+        assert not opening.is_alive()

@@ -256,3 +256,9 @@ def test_a_difference_in_any_session_refuses_the_bundle(two, tmp_path, monkeypat
         export(run, tmp_path / "two")
     assert asked == [0, 1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_more_lanes_than_bins_to_take_turns_in_are_refused(run, tmp_path):
+    with pytest.raises(ExportError, match="99 lanes cannot take turns in R = "):
+        export(run, tmp_path / "bundle", lanes=99)
+    assert not (tmp_path / "bundle").exists()
