@@ -29,6 +29,7 @@ class LslSource:
             "rate": rate,
             "format": sample_format,
             "labels": labels,
+            "labels_of": "channels" if rate else "spike_channels",
             "data": str(data),
             "pace": info.get("pace", rate or 50.0),
             "chunk": info.get("chunk", 1),
@@ -68,7 +69,7 @@ def main(spec):
     n_channels = samples.shape[1]
     info = pylsl.StreamInfo(spec["name"], spec["type"], n_channels, spec["rate"], spec["format"], spec["source_id"])
     if spec["labels"]:
-        channels = info.desc().append_child("channels")
+        channels = info.desc().append_child(spec["labels_of"])
         for label in spec["labels"]:  # fewer or more than there are channels, where a test says so
             channels.append_child("channel").append_child_value("label", label)
     outlet = pylsl.StreamOutlet(info)

@@ -5,8 +5,9 @@
             factors = message["factors"]
 
     with Subscriber(timeout_s=0.1) as subscriber:
-        while message := subscriber.latest():   # a controller: the newest bin, never an old one
-            act(message["behaviour"], message.t_bin)
+        while message := subscriber.latest():   # a controller: the newest bin, and none that is late
+            if not message.flags & Flags.LATE:
+                act(message["behaviour"], message.t_bin)
 
 It may be started before the daemon, outlives the daemon's restarts, and never reads a bin by the wrong schema.
 """

@@ -20,7 +20,7 @@ SILENT_S = 1.0  # without a bin, or five of them where they are longer
 FOREVER_S = 1e9  # longer is no latency
 SAME_CLOCK_S = (-1e-3, 5.0)  # between `t_out` and its arrival, if both are of one computer's clock
 
-COUNTERS = ("bins", "gaps", "late", "duplicates", "nan", "overflow", "partial", "resets", "anchors")
+COUNTERS = ("bins", "gaps", "bins_late", "late", "duplicates", "nan", "overflow", "partial", "resets", "anchors")
 
 
 def health(feed: Feed, now: float, window_s: float) -> dict[str, Any]:

@@ -68,6 +68,7 @@ class Daemon:
         self._outlet: Outlet | None = None
         self._next_outlet: Outlet | None = None  # made before a swap, off the hot path
         self._flags = 0  # for the next bin that is published
+        self._bins_late = 0
         self._last_pull = self._last_input = -np.inf
         self._next_chores = self._next_status = -np.inf
 
@@ -197,6 +198,7 @@ class Daemon:
         flags |= self._flags
         if t_out > t_bin + self._bin_width_s:
             flags |= LATE
+            self._bins_late += 1
         frame = self._pipeline.encoder.encode(self._seq, bin_, t_bin, t_in, t_out, flags)
         self._publisher.send(frame)
         self._seq += 1
@@ -294,6 +296,7 @@ class Daemon:
             "bundle": manifest.name,
             "session": next(iter(manifest.sessions), None),
             "bins": self._seq,
+            "bins_late": self._bins_late,
             **dataclasses.asdict(self._counters),
             "anchors": self._pipeline.decoder.anchors,
             "stream": self._link.status(),

@@ -36,6 +36,7 @@ BOUNDS = [f"{bound:g}" for bound in BOUNDS_S] + ["+Inf"]
 # What the status counts, and what it is
 COUNTERS = {
     "bins": "Bins published.",
+    "bins_late": "Bins published more than a bin width after their end.",
     "gaps": "Bins published without having been observed.",
     "late": "Samples that came after their time.",
     "duplicates": "Samples for a time that had one already.",

@@ -75,22 +75,28 @@ class Wanted:
             kind, k = input_kind(info.nominal_srate(), self.bin_width_s, self.kind)
         except BinError as error:
             raise StreamError(f"{where}: {error}") from error
-        if kind == "events":
-            if self.match == "subset":
-                raise StreamError(f"{where} has spikes, whose channels are numbers: match=subset needs names")
+        if kind == "events":  # a channel is a number in the sample
             return kind, k
-        n, expected = info.channel_count(), len(self.channels)
-        if n < expected or (n > expected and self.match != "subset"):
-            cure = "; if these are among them by name, say match=subset" if n > expected else ""
-            raise StreamError(f"{where} has {n} channels, the model was trained on {expected}{cure}")
+        self.check_number(info.channel_count(), where)
         if k > MAX_PULL:
             raise StreamError(f"{where} makes a bin of {k} samples, more than {MAX_PULL}: send it at a lower rate")
         return kind, k
 
+    def check_number(self, n: int, where: str) -> None:
+        """Refuses a stream of fewer or more channels than the model has.
+
+        Raises:
+            StreamError: it does not fit.
+        """
+        expected = len(self.channels)
+        if n < expected or (n > expected and self.match != "subset"):
+            cure = "; if these are among them by name, say match=subset" if n > expected else ""
+            raise StreamError(f"{where} has {n} channels, the model was trained on {expected}{cure}")
+
     def order(self, labels: Sequence[str | None] | None, where: str) -> NDArray[np.intp] | None:
         """Which of the stream's channels is each of the model's, by their labels; None to take them as they come.
 
-        Labels that were only made up (`ch0`, `ch1`, ...) name nothing: then the channels are told by their number.
+        Labels that only count (`ch0`, `ch1`, ...) name nothing: then the channels are told by their number.
 
         Raises:
             StreamError: both have names, and they are not the same; or some of a subset's are not there, or twice.
@@ -105,7 +111,7 @@ class Wanted:
             return np.array([names.index(channel) for channel in channels])
         differ = next(i for i, (found, expected) in enumerate(zip(names, channels, strict=True)) if found != expected)
         said = f"channel {differ} of {where} is {names[differ]}, the model's is {channels[differ]}"
-        if _made_up(names) or _made_up(channels):
+        if _name_nothing(names, channels) or _name_nothing(channels, names):
             log.warning("%s: not names, so taken in the stream's order", said)
             return None
         raise StreamError(
@@ -124,8 +130,22 @@ class Wanted:
         return np.array([names.index(channel) for channel in self.channels])
 
 
-def _made_up(labels: Sequence[str]) -> bool:
-    return all(re.fullmatch(r"ch\d+", label) for label in labels)
+def _name_nothing(labels: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether labels only count, `ch0`, `ch1`, ..., where others are not a choice of such (`ch3`, `ch7`)."""
+    return _count(labels) and (_count(others) or not all(re.fullmatch(r"ch\d+", label) for label in others))
+
+
+def _count(labels: Sequence[str]) -> bool:
+    return any(list(labels) == [f"ch{i}" for i in range(first, first + len(labels))] for first in (0, 1))
+
+
+def _spiking(info: pylsl.StreamInfo) -> list[str]:
+    """The names of the channels whose numbers a stream of spikes has; none where its description has not all."""
+    names, channel = [], info.desc().child("spike_channels").child("channel")
+    while not channel.empty():
+        names.append(channel.child_value("label"))
+        channel = channel.next_sibling("channel")
+    return names if all(names) else []
 
 
 class Source:
@@ -185,18 +205,23 @@ class Source:
             raise StreamError(f"stream {self.source_id}: {error}") from error
 
     def _read_order(self, wanted: Wanted) -> NDArray[np.intp] | None:
-        labels = self._inlet.info(OPEN_S).get_channel_labels()
-        n, where = self._values.shape[1], f"stream {self.source_id}"
-        if self.kind != "events" and wanted.match != "count" and labels and len(labels) != n:
+        info, where = self._inlet.info(OPEN_S), f"stream {self.source_id}"
+        if self.kind == "events":
+            labels = _spiking(info)
+            if labels:
+                wanted.check_number(len(labels), where)
+            order = wanted.order(labels, where)
+            return None if order is None else _numbers(order, len(labels))
+        n, labels = self._values.shape[1], info.get_channel_labels()
+        if wanted.match != "count" and labels and len(labels) != n:
             raise StreamError(
                 f"{where} has {n} channels and names {len(labels)}: mend its description, or say match=count"
             )
-        return None if self.kind == "events" else wanted.order(labels, where)
+        return wanted.order(labels, where)
 
     def _open(self, unknown_clock: bool) -> None:
-        self._ordered = (
-            self._values if self._order is None else np.zeros((len(self._values), len(self._order)), np.float32)
-        )
+        if self._order is not None and self.kind != "events":
+            self._ordered = np.zeros((len(self._values), len(self._order)), np.float32)
         if unknown_clock:
             try:
                 self.clock_offset_s = self._inlet.time_correction(FIRST_CLOCK_S)
@@ -240,14 +265,17 @@ class Source:
         return self._buffers[n]
 
     def taken(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """The samples of the last pull, the model's channels in the model's order; valid until the next."""
+        """The samples of the last pull, the model's channels in the model's order; valid until the next. Once only."""
         if self.n_taken != len(self._stamps):
             values, stamps = self._values[: self.n_taken], self._stamps[: self.n_taken]
         else:
             values, stamps = self._values, self._stamps
         stamps += self.clock_offset_s
         if self._order is not None:
-            values = np.take(values, self._order, axis=1, out=self._ordered[: self.n_taken], mode="clip")
+            if self.kind == "events":
+                _renumber(values[:, 0], self._order)
+            else:
+                values = np.take(values, self._order, axis=1, out=self._ordered[: self.n_taken], mode="clip")
         return values, stamps
 
     def _follow_clock(self) -> None:
@@ -263,6 +291,19 @@ class Source:
         if self._clock:
             self._clock.join()
         self._inlet = None
+
+
+def _numbers(order: NDArray[np.intp], n: int) -> NDArray[np.intp]:
+    """The model's number of each of a stream's n channels; of those that it lacks, one that is none of its."""
+    numbers = np.full(n, len(order), np.intp)
+    numbers[order] = np.arange(len(order))
+    return numbers
+
+
+def _renumber(channels: NDArray[np.float32], numbers: NDArray[np.intp]) -> None:
+    """Puts the model's number in place of the stream's; what is the number of no channel stays so."""
+    known = (channels >= 0) & (channels < len(numbers)) & (channels == np.floor(channels))
+    channels[known] = numbers[channels[known].astype(np.intp)]
 
 
 def _measure_clock(inlet: object) -> tuple[float, float] | None:

@@ -143,7 +143,7 @@ def test_some_of_a_networks_trials_are_as_among_all(network):
 
 
 def test_what_a_networks_trial_will_reach_is_not_known(network):
-    """Of units that nobody sees, the first bin says nothing: all trials' rates are the prior's, whatever their scale."""
+    """Of units that nobody sees the first bin says nothing: all trials have the prior's rates, whatever their scale."""
     first = oracle_rates(network, network.segments, 0).reshape(60, -1, network.n_channels)[:, 0, network.heldout]
     assert np.ptp(first, axis=0).max() < 1e-3
     assert np.ptp(network.true_rates.reshape(60, -1, network.n_channels)[:, 0, network.heldout], axis=0).min() > 5

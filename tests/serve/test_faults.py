@@ -66,6 +66,7 @@ def test_a_source_that_was_stopped_goes_on_and_no_sample_is_lost(tmp_path):
         assert not any(flagged(served, Flags.GAP))
         last = served.statuses[-1]
         assert (last["gaps"], last["late"], last["resets"], last["stream"]["losses"]) == (0, 0, 0, 0)
+        assert last["bins_late"] == sum(flagged(served, Flags.LATE))
 
 
 @pytest.mark.parametrize("seconds", [2, pytest.param(65, marks=MINUTE)])

@@ -139,8 +139,53 @@ def test_a_subset_needs_each_of_its_channels_once():
         wanted.order(["a", "a", "b"], "rig1")
     with pytest.raises(StreamError, match="rig1 has no channel a"):
         wanted.order(None, "rig1")
-    with pytest.raises(StreamError, match="rig1 has spikes, whose channels are numbers: match=subset needs names"):
-        wanted.check(info(rate=0.0))
+
+
+SPIKES = np.array([[0, 3, 1, 2, 1, -1, 0.5, 4, 5, np.nan, 1e9]], np.float32).T  # the last ones are no channel's numbers
+
+
+@pytest.mark.parametrize(
+    ("channels", "match", "expected", "said"),
+    [
+        (("b", "d", "a", "c"), "name", [2, 1, 0, 3, 0, -1, 0.5, 4, 5, np.nan, 1e9], "in another order: put in order"),
+        (("d", "b"), "subset", [2, 0, 1, 2, 1, -1, 0.5, 4, 5, np.nan, 1e9], "the model's 2 are taken by name"),
+        (("a", "b", "c", "d"), "name", SPIKES[:, 0], ""),
+        (("x", "y", "z", "w"), "count", SPIKES[:, 0], ""),
+    ],
+)
+def test_spikes_have_the_number_that_their_channels_name_has_in_the_model(channels, match, expected, said, caplog):
+    """A subset's others have one that is beyond the model's, so that they are counted."""
+    caplog.set_level(logging.INFO)
+    with LslSource(SPIKES, 0.0, pace=500, labels=["a", "b", "c", "d"]) as stream:
+        source = Source(find(f"source_id={stream.source_id}", 20), Wanted(channels, 0.02, match=match))
+        np.testing.assert_array_equal(np.ravel(pulled(source, len(SPIKES))[0]), np.float32(expected))
+        source.close()
+    assert said in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("labels", "match", "message"),
+    [
+        (["a", "b", "c", "d"], "name", "has 4 channels, the model was trained on 2; .* say match=subset"),
+        (["a", "b", "c", "d"], "count", "has 4 channels, the model was trained on 2"),
+        (["a", "c"], "name", "channel 1 of .* is c, the model's is b"),
+        (["a", "c"], "subset", "has no channel b"),
+        (None, "subset", "has no channel a"),
+    ],
+)
+def test_spikes_of_other_channels_are_refused(labels, match, message):
+    with LslSource(SPIKES, 0.0, labels=labels) as stream:
+        found = find(f"source_id={stream.source_id}", 20)
+        with pytest.raises(StreamError, match=message):
+            Source(found, Wanted(("a", "b"), 0.02, match=match))
+
+
+@pytest.mark.parametrize("labels", [None, ["a", ""]])
+def test_spikes_of_channels_without_names_are_taken_by_number(labels):
+    with LslSource(SPIKES, 0.0, pace=500, labels=labels) as stream:
+        source = Source(find(f"source_id={stream.source_id}", 20), Wanted(("b", "a"), 0.02))
+        np.testing.assert_array_equal(pulled(source, len(SPIKES))[0], SPIKES)
+        source.close()
 
 
 def test_a_source_that_dies_is_lost_at_once():
@@ -198,8 +243,16 @@ def test_other_names_are_refused_unless_they_are_made_up(caplog):
     assert not caplog.text
     with caplog.at_level(logging.WARNING):
         assert wanted.order(["ch0", "ch1"], "rig1") is None
-        assert Wanted(("ch0", "ch2"), 0.02).order(["a", "b"], "rig1") is None
+        assert Wanted(("ch0", "ch1"), 0.02).order(["a", "b"], "rig1") is None
+        assert Wanted(("ch0", "ch1"), 0.02).order(["ch1", "ch2"], "rig1") is None
     assert "channel 0 of rig1 is ch0, the model's is a: not names, so taken in the stream's order" in caplog.text
+    assert len(caplog.records) == 3
+    with pytest.raises(StreamError, match="channel 0 of rig1 is ch0, the model's is ch3: 0 of"):  # some of more
+        Wanted(("ch3", "ch7"), 0.02).order(["ch0", "ch1"], "rig1")
+    with pytest.raises(StreamError, match="channel 1 of rig1 is ch2"):
+        Wanted(("ch0", "ch1"), 0.02).order(["ch0", "ch2"], "rig1")
+    with pytest.raises(StreamError, match="channel 0 of rig1 is a"):
+        Wanted(("ch3", "ch7"), 0.02).order(["a", "b"], "rig1")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import { duration, make } from "./paint.js";
 const COUNTERS = {
   bins: "bins published",
   gaps: "gaps (not observed)",
+  bins_late: "bins sent late",
   late: "late samples",
   duplicates: "duplicate samples",
   nan: "samples without a number",
@@ -13,7 +14,7 @@ const COUNTERS = {
   resets: "clock resets",
   anchors: "anchored",
 };
-const BAD = new Set(["gaps", "late", "duplicates", "nan", "overflow", "partial", "resets"]);
+const BAD = new Set(["gaps", "bins_late", "late", "duplicates", "nan", "overflow", "partial", "resets"]);
 const WORDS = { live: "LIVE", silent: "SILENT", gone: "NO DAEMON", paused: "PAUSED", lost: "NO MONITOR", connecting: "connecting" };
 
 const at = (id) => document.getElementById(id);
