@@ -609,6 +609,17 @@ def test_only_bundles_are_replaced_and_only_when_asked(folder, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "thesis", "tiny"]
 
 
+def test_what_an_interrupted_replacement_left_stands_in_nobodys_way(folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)  # ended before the old one was gone
+        write(folder, MANIFEST, CONTENT | {"step.onnx": b"new"}, overwrite=True)
+    assert len(list(tmp_path.iterdir())) == 2
+    for content in (b"newer", b"newest"):
+        write(folder, MANIFEST, CONTENT | {"step.onnx": content}, overwrite=True)
+    assert load(folder).files["step.onnx"] == b"newest"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_parents_are_made_and_links_to_a_bundle_are_loaded(tmp_path):
     write(tmp_path / "a" / "b", MANIFEST, CONTENT)
     (tmp_path / "current").symlink_to(tmp_path / "a" / "b")

@@ -173,10 +173,8 @@ def scores(data: Recording, config: TrainConfig, outputs: Outputs) -> Scores:
         found["r2_true_rates"] = float(np.nanmean(r2(data.true_rates[bins["test"]], test["rates"])))
     if data.behaviour is not None:
         y = {split: data.behaviour[some].astype(float) for split, some in bins.items()}
-        decoded = nulls.ridge(
-            (outputs("train")["factors"], y["train"]), (outputs("valid")["factors"], y["valid"]), test["factors"]
-        )
-        found["r2_behaviour"] = float(np.mean(r2(y["test"], decoded)))
+        decode = nulls.ridge((outputs("train")["factors"], y["train"]), (outputs("valid")["factors"], y["valid"]))
+        found["r2_behaviour"] = float(np.mean(r2(y["test"], decode(test["factors"]))))
     return found
 
 

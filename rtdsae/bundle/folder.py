@@ -191,7 +191,7 @@ def _take_place(temporary: Path, path: Path) -> None:
     if not path.exists():
         temporary.rename(path)
         return
-    old = temporary.with_suffix(".old")
+    old = temporary.with_name(f"{temporary.name}.old")
     path.rename(old)
     try:
         temporary.rename(path)

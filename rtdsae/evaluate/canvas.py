@@ -111,7 +111,8 @@ def decimals(value: float, n: int) -> str:
 def plain(label: object) -> str:
     """A name from a recording as a label: short, and never read as mathematics."""
     text = " ".join(str(label).split())
-    return (text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…").replace("$", r"\$")
+    text = (text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…").replace("$", r"\$")
+    return f"\u200b{text}" if text.startswith("_") else text  # matplotlib keeps such names out of legends
 
 
 def finish(figure: Figure, legend_of: Axes | None = None, most: int = 10) -> Figure:

@@ -267,6 +267,7 @@ def inputs(
     titles: Sequence[str],
     labels: Sequence[str],
     time: np.ndarray,
+    bin_width_s: float,
     *,
     what: str,
     starts: Sequence[int] = (),
@@ -279,6 +280,7 @@ def inputs(
         titles: of the k dimensions.
         labels: of the lines; empty where there is one.
         time: `(T,)` in seconds.
+        bin_width_s: width of a bin in seconds.
         what: what time is since.
         starts: bins at which trials begin, where there is one line.
     """
@@ -295,7 +297,7 @@ def inputs(
         room = 0.15 * (high - low)
         axis.set_ylim(min(low, max(mean - SPREAD * sd, low - room)), max(high, min(mean + SPREAD * sd, high + room)))
         axis.set_ylabel(titles[i])
-    over_time(axes[:, 0], starts, float(time[1] - time[0]))
+    over_time(axes[:, 0], starts, bin_width_s)
     axes[-1, 0].set_xlabel(what)
     return finish(figure, axes[0, 0])
 

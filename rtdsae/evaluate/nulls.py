@@ -9,7 +9,7 @@
 All of them are causal but the PSTH, which knows the condition.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,16 +48,17 @@ def lagged(counts: np.ndarray, segments: np.ndarray, lags: int, skip: int) -> np
     return np.concatenate(parts)
 
 
-def ridge(fit: tuple[np.ndarray, np.ndarray], choose: tuple[np.ndarray, np.ndarray], x: np.ndarray) -> np.ndarray:
-    """Predictions of a ridge regression whose penalty other data choose.
+def ridge(
+    fit: tuple[np.ndarray, np.ndarray], choose: tuple[np.ndarray, np.ndarray]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """A ridge regression whose penalty other data choose.
 
     Args:
         fit: columns `(n, D)` and targets `(n, K)` that it is fitted on.
         choose: the same of other bins; the penalty with the best mean R2 there is taken.
-        x: `(m, D)`.
 
     Returns:
-        `(m, K)`.
+        What it predicts, `(m, K)`, from columns `(m, D)`.
     """
     mean, scale, offset = *standards(fit[0]), fit[1].mean(0)
     z = ((fit[0] - mean) / scale).astype(np.float32)
@@ -66,7 +67,8 @@ def ridge(fit: tuple[np.ndarray, np.ndarray], choose: tuple[np.ndarray, np.ndarr
     weights = [axes @ (along / (np.maximum(values, 0) + alpha)[:, None]) for alpha in ALPHAS]
     trial = (choose[0] - mean) / scale
     scores = [float(np.nanmean(r2(choose[1], trial @ w + offset))) for w in weights]
-    return (x - mean) / scale @ weights[int(np.argmax(scores))] + offset
+    best = weights[int(np.argmax(scores))]
+    return lambda x: (x - mean) / scale @ best + offset
 
 
 def shifted_scores(

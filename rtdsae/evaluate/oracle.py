@@ -3,8 +3,7 @@
 No causal model can be expected to do better, so this is the ceiling of its scores. The observer sees the held-in
 neurons' counts from a segment's first bin on, and says at every bin the posterior mean of all neurons' rates given the
 counts up to and including that bin. It knows the dynamics, the read-out and what the initial states are drawn from;
-the initial state itself, when an input pulse comes, and the scale of a trial's rates, it infers. How depends on the
-system:
+the initial state itself, and when an input pulse comes, it infers. How depends on the system:
 
 Lorenz: a particle filter. Particles begin all over the attractor, are run by the true dynamics and weighted by the
 Poisson likelihood of each bin's counts. Where fewer than half of them count (effective sample size), they are drawn
@@ -19,8 +18,7 @@ A Gaussian passes the tanh by the exact moments of each unit (statistical linear
 those of each unit's Poisson likelihood (assumed density filtering), and is widened by 3 % a bin against its
 overconfidence. That is an approximation, and may fall short of the real ceiling: of 12 units at gain 1.5 it has R² .690
 to the true rates where weighted prior trajectories have .697, of 10 units at gain 2.5 .741 against .778. Where rates
-are scaled trial by trial, a unit's scale is one of nine, which stand for those of 2,000 other trials of the system and
-are weighted by the unit's counts, apart from its state: .735 of 12 units where weighted prior trajectories have .753.
+are scaled trial by trial, the observer is told each trial's scale, which is no model's to know.
 
 Sources: Gordon, Salmond & Smith 1993 (IEE Proceedings F 140, 107); Kitagawa 1996 (Journal of Computational and
 Graphical Statistics 5, 1), systematic resampling; Musso, Oudjane & Le Gland 2001 (in Sequential Monte Carlo Methods in
@@ -48,8 +46,6 @@ DROPPED = 1e-3  # of a trial's weight: below it, a hypothesis of when the pulse 
 LEAST_RATE = 1e-3  # of the highest one, in the likelihood: an observer that is a Gaussian never quite rules a spike out
 NETWORK_BLOCK = 100  # trials side by side
 NODES = 9  # of Gauss-Hermite quadrature
-SCALED_TRIALS = 2000  # whose scales say what a trial's may be
-SCALE_GROUPS = 3  # by the least activity, and each by the greatest: four or six make no better observer
 
 
 def oracle_rates(
@@ -87,7 +83,7 @@ def oracle_rates(
         if isinstance(system, Lorenz):
             rates = lorenz_filter(system, counts, heldin, particles, number)
         else:
-            rates = network_filter(system, counts, heldin)
+            rates = network_filter(system, counts, heldin, conditions[some])
         for i, each in zip(some.tolist(), rates, strict=True):
             found[i] = each[anchor_bins:]
     return np.concatenate(found)
@@ -191,21 +187,22 @@ def drawn_anew(clouds: np.ndarray, weights: np.ndarray, rng: np.random.Generator
     return np.take_along_axis(clouds, chosen[None], 2) + (spread @ noise).transpose(1, 0, 2)
 
 
-def network_filter(system: Network, counts: np.ndarray, heldin: np.ndarray) -> np.ndarray:
+def network_filter(system: Network, counts: np.ndarray, heldin: np.ndarray, conditions: np.ndarray) -> np.ndarray:
     """The sum of Gaussians of some trials, one for each time at which the pulse may have come.
 
     Args:
         system: the true one.
         counts: of the held-in units, (n, T, H) float32.
         heldin: which units these are, (H,).
+        conditions: of each trial, (n,): whose scale its rates have.
 
     Returns:
         Posterior mean rates in spikes/s, (n, T, C) float32.
     """
     n, n_bins, _ = counts.shape
     size = len(system.weights)
-    scales = scales_of(system)
-    highest = np.float32(system.max_rate_hz * system.bin_width_s)
+    least = system.least[conditions].astype(np.float32)
+    span = np.maximum(system.greatest[conditions] - system.least[conditions], 1e-6).astype(np.float32)
     leak = np.float32(system.bin_width_s / TAU_S)
     recurrent = (leak * system.gain * system.weights).astype(np.float32)
     kick = (leak * PULSE * system.input_weights).astype(np.float32)
@@ -215,21 +212,23 @@ def network_filter(system: Network, counts: np.ndarray, heldin: np.ndarray) -> n
     trial = np.arange(n)  # of each hypothesis, as all that follows
     mean = np.zeros((n, size), np.float32)
     covariance = np.tile(np.eye(size, dtype=np.float32), (n, 1, 1))
-    belief = np.full((n, *scales[0].shape), 1 / scales[0].shape[1], np.float32)  # in each unit's scales
     evidence = np.zeros(n)
     due = np.zeros(n, bool)  # whether a pulse is still to come
     found = np.zeros((n, n_bins, size), np.float32)
     for t in range(n_bins):
-        evidence += take_in(mean, covariance, belief, counts[trial, t], heldin, scales, highest)
+        scale = least[trial], span[trial]
+        highest = np.float32(system.max_rate_hz * system.bin_width_s)
+        gained = take_in(mean, covariance, counts[trial, t], heldin, scale, highest)
+        evidence += gained
         share = np.exp(evidence - largest(evidence, trial, n)[trial])
         share /= np.bincount(trial, share, n)[trial]
         nodes, masses = quadrature(mean, covariance)
-        rates = system.max_rate_hz * (scaled(np.tanh(nodes), scales, 0) @ masses * belief).sum(2)
+        rates = system.max_rate_hz * scaled(np.tanh(nodes), scale, 0) @ masses
         np.add.at(found[:, t], trial, (share[:, None] * rates).astype(np.float32))
 
         kept = share > DROPPED
-        trial, mean, covariance, belief = trial[kept], mean[kept], covariance[kept], belief[kept]
-        evidence, due = np.log(share[kept]), due[kept]
+        trial, mean, covariance, due = trial[kept], mean[kept], covariance[kept], due[kept]
+        evidence = np.log(share[kept])
         due |= t in firsts
         pulsed = np.zeros(len(trial), bool)
         if t in windows:
@@ -238,27 +237,15 @@ def network_filter(system: Network, counts: np.ndarray, heldin: np.ndarray) -> n
             pulsed = np.concatenate([pulsed, np.ones(len(now), bool)])
             evidence = np.concatenate([evidence, evidence[now] + np.log(chance)])
             evidence[now] += np.log1p(-chance) if chance < 1 else -np.inf
-            trial, belief = np.concatenate([trial, trial[now]]), np.concatenate([belief, belief[now]])
+            trial = np.concatenate([trial, trial[now]])
             mean, covariance = np.concatenate([mean, mean[now]]), np.concatenate([covariance, covariance[now]])
             due = np.concatenate([due, np.zeros(len(now), bool)])
             possible = np.isfinite(evidence)
-            trial, mean, covariance, belief = trial[possible], mean[possible], covariance[possible], belief[possible]
-            pulsed, evidence, due = pulsed[possible], evidence[possible], due[possible]
+            trial, mean, covariance, due = trial[possible], mean[possible], covariance[possible], due[possible]
+            pulsed, evidence = pulsed[possible], evidence[possible]
         mean, covariance = propagated(mean, covariance, recurrent, leak)
         mean[pulsed] += kick
     return found
-
-
-def scales_of(system: Network) -> tuple[np.ndarray, np.ndarray]:
-    """Equally probable scales of each unit, their least activity and how far it is to the greatest, (C, K) each."""
-    least, greatest = system.scales(np.random.RandomState(0), SCALED_TRIALS)
-    groups = SCALE_GROUPS if len(least) > 1 else 1
-    found = np.empty((2, least.shape[1], groups**2), np.float32)
-    for unit in range(least.shape[1]):
-        by_least = np.array_split(np.argsort(least[:, unit]), groups)
-        parts = [part for of in by_least for part in np.array_split(of[np.argsort(greatest[of, unit])], groups)]
-        found[:, unit] = [[of[part, unit].mean() for part in parts] for of in (least, greatest)]
-    return found[0], np.maximum(found[1] - found[0], np.float32(1e-6))
 
 
 def largest(values: np.ndarray, trial: np.ndarray, n: int) -> np.ndarray:
@@ -276,37 +263,31 @@ def quadrature(mean: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np
     return at, (masses / masses.sum()).astype(np.float32)
 
 
-def scaled(activity: np.ndarray, scales: tuple[np.ndarray, np.ndarray], lowest: float) -> np.ndarray:
-    """Tanh(x) of (h, C, NODES) as a part of the highest rate, between `lowest` and 1, (h, C, K, NODES)."""
-    least, span = scales
-    return np.clip((activity[:, :, None] - least[..., None]) / span[..., None], np.float32(lowest), 1)
+def scaled(activity: np.ndarray, scale: tuple[np.ndarray, np.ndarray], lowest: float) -> np.ndarray:
+    """Tanh(x) of (h, C, NODES) as a part of the highest rate, between `lowest` and 1."""
+    least, span = scale
+    return np.clip((activity - least[..., None]) / span[..., None], np.float32(lowest), 1)
 
 
 def take_in(
     mean: np.ndarray,
     covariance: np.ndarray,
-    belief: np.ndarray,
     counts: np.ndarray,
     heldin: np.ndarray,
-    scales: tuple[np.ndarray, np.ndarray],
+    scale: tuple[np.ndarray, np.ndarray],
     highest: np.float32,
 ) -> np.ndarray:
-    """Condition Gaussians (h, C), (h, C, C), and beliefs in scales (h, C, K), in place, on the counts (h, H) of a bin.
+    """Condition Gaussians (h, C), (h, C, C), in place, on the counts (h, H) of a bin; gives their log evidence, (h,).
 
     Each unit's likelihood becomes the Gaussian that has its effect on the unit's own mean and variance.
-
-    Returns:
-        The counts' log evidence, (h,).
     """
     nodes, masses = quadrature(mean[:, heldin], covariance[:, heldin[:, None], heldin])
-    part = scaled(np.tanh(nodes), (scales[0][heldin], scales[1][heldin]), LEAST_RATE)
-    logs = counts[..., None, None] * np.log(part) - highest * part
-    top = logs.max((2, 3))
-    joint = belief[:, heldin, :, None] * masses * np.exp(logs - top[..., None, None])
-    total = joint.sum((2, 3))
-    joint /= total[..., None, None]
-    belief[:, heldin] = joint.sum(3)
-    masses = joint.sum(2)
+    part = scaled(np.tanh(nodes), (scale[0][:, heldin], scale[1][:, heldin]), LEAST_RATE)
+    logs = counts[..., None] * np.log(part) - highest * part
+    top = logs.max(2)
+    masses = masses * np.exp(logs - top[..., None])
+    total = masses.sum(2)
+    masses /= total[..., None]
     centre, variance = mean[:, heldin], np.diagonal(covariance, axis1=1, axis2=2)[:, heldin]
     moved = (masses * (nodes - centre[..., None])).sum(2)
     after = (masses * np.square(nodes - centre[..., None])).sum(2) - np.square(moved)

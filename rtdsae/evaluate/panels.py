@@ -204,9 +204,10 @@ def behaviour_panel(scored: Scored) -> tuple[str, Figure]:
         bin_width_s=recording.bin_width_s,
         starts=starts_in(scored, shown),
     )
+    some = f"The first {figures.MAX_ROWS} of {len(labels)} columns. " if len(labels) > figures.MAX_ROWS else ""
     reading = (
-        f"Decoded by a linear read-out of the factors, bin by bin. {stretch_in_words(scored)}. On the right bins from "
-        "all of it, evenly spaced, and the line on which decoded is real."
+        f"{some}Decoded by a linear read-out of the factors, bin by bin. {stretch_in_words(scored)}. On the right bins "
+        "from all of it, evenly spaced, and the line on which decoded is real."
     )
     return reading, figure
 
@@ -217,7 +218,7 @@ def inputs_panel(scored: Scored) -> tuple[str, Figure]:
     used = z.std(0) / np.maximum(sd, 1e-9)
     chosen = np.sort(np.argsort(-used, kind="stable")[:DIMENSIONS])
     titles = [f"z {i}" for i in chosen.tolist()]
-    prior = mean[chosen], sd[chosen]
+    prior, width = (mean[chosen], sd[chosen]), scored.recording.bin_width_s
     what = "z, the inferred input" if scored.family_name == "lfads" else "z, the dynamic latent"
     rule = (
         f"the {len(chosen)} of {z.shape[1]} dimensions that vary most beside their prior; the grey band is that "
@@ -228,12 +229,12 @@ def inputs_panel(scored: Scored) -> tuple[str, Figure]:
         picked, names = trials.few()
         values = trials.means(z[trials.rows][..., chosen])[picked]
         reading = f"Means over trials{trials.in_words}. Shown are, of {what}, {rule}."
-        return reading, figures.inputs(values, prior, titles, names, trials.time, what="time in trial (s)")
+        return reading, figures.inputs(values, prior, titles, names, trials.time, width, what="time in trial (s)")
     shown = stretch(scored)
-    time = np.arange(shown.stop) * scored.recording.bin_width_s
+    values, starts = z[shown][None, :, chosen], starts_in(scored, shown)
     reading = f"{stretch_in_words(scored)}. Shown are, of {what}, {rule}."
-    values = z[shown][None, :, chosen]
-    return reading, figures.inputs(values, prior, titles, (), time, what="time (s)", starts=starts_in(scored, shown))
+    time = np.arange(shown.stop) * width
+    return reading, figures.inputs(values, prior, titles, (), time, width, what="time (s)", starts=starts)
 
 
 @torch.no_grad()

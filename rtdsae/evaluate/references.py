@@ -4,7 +4,7 @@ They are fitted on the training part, and what has to be chosen for them is chos
 last fifth of the training part where the validation part is the scored one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -178,12 +178,22 @@ def ridge_reference(recording: Recording, parts: Parts, skip: int) -> tuple[floa
     lags = min(HISTORY, MOST_COLUMNS // seen.shape[1])
     if not lags:
         raise ValueError(f"not fitted to more than {MOST_COLUMNS} channels")
-    fit, choose, scored = (
+    fit, choose = (
         (nulls.lagged(seen, part, lags, skip), recording.behaviour[modelled_bins(part, skip)].astype(float))
-        for part in (parts.fit, parts.choose, parts.scored)
+        for part in (parts.fit, parts.choose)
     )
-    score = float(np.nanmean(r2(scored[1], nulls.ridge(fit, choose, scored[0]))))
+    predict, scored = nulls.ridge(fit, choose), modelled_bins(parts.scored, skip)
+    some = [predict(nulls.lagged(seen, part, lags, before)) for part, before in a_few(parts.scored, lags, skip)]
+    score = float(np.nanmean(r2(recording.behaviour[scored].astype(float), np.concatenate(some))))
     return score, f"from the spikes of the last {lags} bins, a straight line"
+
+
+def a_few(segments: np.ndarray, lags: int, skip: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Segments in pieces with what comes before each, (1, 2), and how much of a piece that is: its bins are lagged."""
+    for a, b in segments.tolist():
+        for at in range(a + skip, b, NULL_BINS):
+            begin = max(a, at - lags + 1)
+            yield np.array([[begin, min(at + NULL_BINS, b)]]), at - begin
 
 
 def shifted_reference(family: Family, tensors: Tensors, parts: Parts, factors: np.ndarray) -> tuple[float, str]:

@@ -1,5 +1,6 @@
 """The report of a run: one HTML file that needs nothing else, and the PNGs of its figures."""
 
+import hashlib
 import re
 import shlex
 from collections.abc import Sequence
@@ -94,6 +95,7 @@ def session_part(scored: Scored, panels: Sequence[Panel], causality: dict[str, A
         "simpler": words.simpler_in_words(scored),
         "known": words.known_rows(scored),
         "whole": words.whole_rows(scored),
+        "unknown": words.unknown(scored),
         "panels": [panel_part(panel, prefix) for panel in panels],
         "causality": causality,
     }
@@ -142,5 +144,6 @@ def how_to_compare(run: Run) -> list[str]:
 
 
 def slug(name: str) -> str:
-    """A name as a file's, or as part of one: never another folder."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip(".-")[:100]
+    """A name as a file's, or as part of one: never another folder, and never nothing."""
+    plain = re.sub(r"[^\w.-]+", "-", name).lstrip(".-").encode()[:100].decode(errors="ignore")
+    return plain or (hashlib.sha256(name.encode()).hexdigest()[:8] if name else "")

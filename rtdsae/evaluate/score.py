@@ -322,9 +322,10 @@ def add_oracle(scores: dict[str, Any], run: Run, recording: Recording, segments:
 
 
 def by_label(labels: tuple[str, ...], values: np.ndarray) -> dict[str, float]:
-    """One score a column that varies, and their mean."""
+    """One score a column that varies, and their mean, which no column of that name takes the place of."""
     found = {name: float(v) for name, v in zip(labels, values, strict=True) if np.isfinite(v)}
-    return {"mean": float(np.mean(list(found.values()))) if found else np.nan, **found}
+    mean = float(np.mean(list(found.values()))) if found else np.nan
+    return {"mean": mean, **{"mean (column)" if name == "mean" else name: v for name, v in found.items()}}
 
 
 def flat(scores: dict[str, Any]) -> dict[str, float]:

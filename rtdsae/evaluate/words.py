@@ -17,6 +17,7 @@ __all__ = [
     "score_rows",
     "simpler_in_words",
     "summary",
+    "unknown",
     "whole_rows",
 ]
 
@@ -40,7 +41,7 @@ MEANINGS = {
     "r2_behaviour": "The part of the behaviour's variance that a straight line reads out of the factors, bin by bin.",
     "r2_true_rates": "The part of the variance of the rates that the spikes were drawn from, the mean over neurons.",
 }
-AS_GOOD = 0.01  # two scores so near are as good as one another
+AS_GOOD = 0.02  # of the larger: two scores so near are as good as one another
 PARTS = {
     "test": "test part",
     "valid": "validation part, which also selected the epoch",
@@ -56,6 +57,13 @@ WHOLE = {  # scores of f, or of the factors, as a whole: name, what it is, and c
     "factor_vae": ("FactorVAE score", "the same, from the one dimension that varies least", "1 / labels"),
     "mcc": ("MCC", "correlation of each label with a dimension of f of its own; 1 is perfect", ""),
     "tangling": ("tangling of the factors", "in 1/s²; low is smooth: like states go on alike", ""),
+}
+PROBES = {
+    "probe_f": "labels from f",
+    "probe_z": "labels from z",
+    "probe_f_series": "behaviour from f",
+    "probe_z_series": "behaviour from z",
+    "swap": "swapped latents",
 }
 MEASURES = {"accuracy": "accuracy", "r2": "R²"}
 
@@ -159,6 +167,17 @@ def known_rows(scored: Scored) -> list[dict[str, str]]:
     ]
 
 
+def unknown(scored: Scored) -> list[str]:
+    """What of the latents was not scored, and why: a line for each reason."""
+    names = {score.partition(".")[0]: name.partition(",")[0] for score, (name, _, _) in WHOLE.items()} | PROBES
+    lines: dict[str, list[str]] = {}
+    for key, reason in scored.scores["reasons"].items():
+        part, _, score = key.partition(".")
+        if part == "latents":
+            lines.setdefault(reason, []).append(names.get(score, score))
+    return [f"{', '.join(some)}: {reason}." for reason, some in lines.items()]
+
+
 def compared_rows(rows: list[Compared]) -> list[dict[str, str]]:
     """The two runs' scores as text."""
     return [
@@ -221,17 +240,21 @@ def verdicts(scored: Scored) -> Iterator[str]:
         yield f"It decodes {labels} at a mean R² of {number(mean)}{beside}."
     if s["co_bps"] is not None:
         beside = against(s["co_bps"], simpler, "glm", "a Poisson regression")
-        gain = f"{number(s['co_bps'])} bits per spike better than their mean rates"
-        yield f"Neurons that it does not see, it predicts {gain}{beside}."
+        yield f"Neurons that it does not see, it predicts {beside_means(s['co_bps'])}{beside}."
     if s["r2_true_rates"] is not None:
         beside = against(s["r2_true_rates"], simpler, "smoothed", "smoothing the spikes")
         ceiling = f", where an ideal observer has {number(s['oracle']['r2_true_rates'])}" if s["oracle"] else ""
         yield f"It recovers the true rates at an R² of {number(s['r2_true_rates'])}{beside}{ceiling}."
     if s["bps"] is not None and s["co_bps"] is None and s["r2_true_rates"] is None:
         yield (
-            f"It describes the spikes that it sees by {number(s['bps'])} bits per spike better than their mean rates; "
+            f"It describes the spikes that it sees by {beside_means(s['bps'])}; "
             "how it does on unseen neurons is not known, since none was held out (data.heldout_every)."
         )
+
+
+def beside_means(bits: float) -> str:
+    """Bits per spike, in words."""
+    return f"{number(abs(bits))} bits per spike {'better' if bits >= 0 else 'worse'} than their mean rates"
 
 
 def against(value: float, simpler: dict[str, Any], key: str, name: str) -> str:
@@ -240,5 +263,6 @@ def against(value: float, simpler: dict[str, Any], key: str, name: str) -> str:
     if reference is None or reference.value is None:
         return ""
     gain = value - reference.value
-    word = "as good as" if abs(gain) < AS_GOOD else "better than" if gain > 0 else "worse than"
+    alike = abs(gain) < AS_GOOD * max(abs(value), abs(reference.value))
+    word = "as good as" if alike else "better than" if gain > 0 else "worse than"
     return f", {word} {name} ({number(reference.value)})"

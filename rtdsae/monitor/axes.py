@@ -101,12 +101,13 @@ class Axes:
         end = ring.end
         if self.array is None or end == self._next_row:
             return
-        first = max(self._next_row, ring.first, end - CATCH_UP_ROWS)
+        first = max(self._next_row, ring.first)
         swaps = np.flatnonzero(ring.flags[ring.at(first, end)] & Flags.SWAPPED)
         if len(swaps):
             first += int(swaps[-1])
+        if len(swaps) or first > self._next_row:  # a swap may have been among what nobody saw
             self._begin(ring, first)
-        self._directions.learn(self._rows(ring, first, end))
+        self._directions.learn(self._rows(ring, max(first, end - CATCH_UP_ROWS), end))
         self._next_row = end
         if now - self._turned_at >= TURN_S:
             self._turned_at = now

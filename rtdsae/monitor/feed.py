@@ -4,13 +4,39 @@ import math
 import threading
 import time
 
+import numpy as np
+
 from rtdsae.client import Subscriber
 from rtdsae.monitor.ring import HOLE, RESTART, Ring
 from rtdsae.wire import Latents, Schema, Status
 
-__all__ = ["Feed"]
+__all__ = ["Arrivals", "Feed"]
 
 TICK_S = 0.1  # between two looks at whether to end
+TENTHS = 600  # of seconds, of which the bins are counted
+
+
+class Arrivals:
+    """How many bins came in each tenth of the last minute, whatever their arrays: one thread adds, others look."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(TENTHS + 10, int)
+        self._tenth = np.full(len(self._counts), -1)  # which one it is that a slot has counted
+
+    def add(self, now: float) -> None:
+        """A bin came now, by `time.monotonic`."""
+        tenth = int(10 * now)
+        slot = tenth % len(self._counts)
+        if self._tenth[slot] != tenth:
+            self._counts[slot], self._tenth[slot] = 0, tenth
+        self._counts[slot] += 1
+
+    def per_second(self, now: float) -> list[int]:
+        """Bins in each of the last 60 seconds, the newest last, until the tenth of a second that is not over."""
+        wanted = np.arange(int(10 * now) - TENTHS, int(10 * now))
+        slots = wanted % len(self._counts)
+        came = np.where(self._tenth[slots] == wanted, self._counts[slots], 0)
+        return list(came.reshape(-1, 10).sum(1).tolist())
 
 
 class Feed:
@@ -20,6 +46,7 @@ class Feed:
         ring: the bins, None before the first; another one after a change of arrays or a clock that went back.
         schema: of the newest bin, or of those that are to come.
         status: the daemon's last one, and when it came by `time.monotonic`.
+        arrivals: how many bins came when.
         received: how many bins came.
         refused: how many of them had no times, and are not in the ring.
     """
@@ -29,6 +56,7 @@ class Feed:
         self.ring: Ring | None = None
         self.schema: Schema | None = None
         self.status: tuple[Status, float] | None = None
+        self.arrivals = Arrivals()
         self.received = self.refused = self._rings = self._holes = self._restarts = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
@@ -64,6 +92,7 @@ class Feed:
             self._keep(message, now, marks)
         else:
             self.refused += 1
+        self.arrivals.add(now)
         self.received += 1  # last: whoever sees the count finds the bin in the ring
 
     def _keep(self, message: Latents, now: float, marks: int) -> None:

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 from rtdsae.client.subscriber import GONE_S
 from rtdsae.errors import one_line
 from rtdsae.monitor.feed import Feed
-from rtdsae.monitor.ring import KEPT_S, Ring
+from rtdsae.monitor.ring import Ring
 
 __all__ = ["health"]
 
 EDGES_US = np.round(10.0 ** np.arange(1, 6.01, 0.1), 3)  # of the latency histograms: 10 µs to 1 s
-SECONDS = 60  # of the history of bins per second
 SILENT_S = 1.0  # without a bin, or five of them where they are longer
 FOREVER_S = 1e9  # longer is no latency
 SAME_CLOCK_S = (-1e-3, 5.0)  # between `t_out` and its arrival, if both are of one computer's clock
@@ -27,6 +26,7 @@ def health(feed: Feed, now: float, window_s: float) -> dict[str, Any]:
     """What the page says beside the bins themselves; latencies are those of the last `window_s` seconds."""
     ring, schema, subscriber = feed.ring, feed.schema, feed.subscriber
     state, say = verdict(feed, now)
+    per_second = feed.arrivals.per_second(now) if ring else []
     return {
         "state": state,
         "say": say,
@@ -44,7 +44,9 @@ def health(feed: Feed, now: float, window_s: float) -> dict[str, Any]:
             "last_error": one_line(subscriber.last_error),
             "refused": feed.refused,
         },
-        **_rates_and_latencies(ring, now, window_s),
+        "per_second": per_second,
+        "bins_per_s": per_second[-1] if ring else None,
+        "latency": _latencies(ring, window_s),
     }
 
 
@@ -114,24 +116,16 @@ def _daemon(feed: Feed, now: float) -> dict[str, Any] | None:
     }
 
 
-def _rates_and_latencies(ring: Ring | None, now: float, window_s: float) -> dict[str, Any]:
+def _latencies(ring: Ring | None, window_s: float) -> dict[str, Any] | None:
     if ring is None:
-        return {"per_second": [], "bins_per_s": None, "latency": None}
-    end = ring.end
-    slots = ring.at(ring.since(KEPT_S), end)
-    age = now - ring.received[slots]
-    per_second = np.bincount(np.minimum(np.maximum(age, 0), SECONDS).astype(int), minlength=SECONDS)[:SECONDS]
-    slots = ring.at(ring.since(window_s), end)
+        return None
+    slots = ring.at(ring.since(window_s), ring.end)
     arrival = ring.received[slots] - ring.t_bin[slots]
     one_clock = SAME_CLOCK_S[0] < float(np.median(ring.received[slots] - ring.t_out[slots])) < SAME_CLOCK_S[1]
     return {
-        "per_second": per_second.tolist()[::-1],
-        "bins_per_s": int(per_second[0]),
-        "latency": {
-            "edges_us": EDGES_US.tolist(),
-            "daemon": _latency(ring.daemon_s[slots]),
-            "arrival": _latency(arrival) if one_clock else None,
-        },
+        "edges_us": EDGES_US.tolist(),
+        "daemon": _latency(ring.daemon_s[slots]),
+        "arrival": _latency(arrival) if one_clock else None,
     }
 
 

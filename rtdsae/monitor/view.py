@@ -75,8 +75,8 @@ def _there(columns: list[int], array: Array) -> list[int]:
 
 
 def _heat(arrays: Mapping[str, Array]) -> str | None:
-    """The rates, or else the widest."""
-    if "rates" in arrays:
+    """The rates, or else the widest, of more than one value."""
+    if "rates" in arrays and arrays["rates"].size > 1:
         return "rates"
     widest = max(arrays.values(), key=lambda array: array.size)
     return widest.name if widest.size > 1 else None

@@ -76,7 +76,8 @@ class Network:
         bin_width_s: an Euler step.
         pulses: first and one-past-last bin of each stretch of a trial in which one pulse comes, at any bin alike.
         max_rate_hz: highest rate, in spikes/s.
-        scaling: `trial`, a unit's least and greatest tanh(x) are those of the trial, or `system`, -1 and 1.
+        least: the tanh(x) whose rate is 0, in each condition, `(conditions, C)`.
+        greatest: the tanh(x) whose rate is the highest, likewise.
         rates: those of each condition, in spikes/s, `(conditions, bins, C)`.
     """
 
@@ -86,17 +87,9 @@ class Network:
     bin_width_s: float
     pulses: list[tuple[int, int]]
     max_rate_hz: float
-    scaling: Literal["trial", "system"]
+    least: np.ndarray
+    greatest: np.ndarray
     rates: np.ndarray
-
-    def scales(self, rng: np.random.RandomState, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Least and greatest tanh(x) of so many other trials, `(n, C)` each; `(1, C)` where all have the same."""
-        if self.scaling == "system":
-            return _scales(np.empty((1, 0, len(self.weights))), "system")
-        begun = rng.randn(n, len(self.weights))
-        inputs = _pulses(rng, n, self.rates.shape[1]) * bool(self.pulses)
-        activity = _activity(begun, inputs, self.weights, self.input_weights, self.gain, self.bin_width_s)
-        return _scales(activity, "trial")
 
 
 def lorenz(
@@ -253,10 +246,17 @@ def _chaotic_rnn(
         raise RecordingError(f"bin_width_s is {bin_width_s}: the network needs bins narrower than {TAU_S} s")
     weights, input_weights = _network(seed, n_neurons)
 
-    begun = rng.randn(n_conditions, n_neurons)
+    x = rng.randn(n_conditions, n_neurons)
     inputs = _pulses(rng, n_conditions, n_bins) * pulses
-    activity = _activity(begun, inputs, weights, input_weights, gain, bin_width_s)
-    least, greatest = _scales(activity, scaling)
+    activity = np.empty((n_conditions, n_bins, n_neurons))
+    for t in range(n_bins):
+        activity[:, t] = np.tanh(x)
+        drive = gain * activity[:, t] @ weights.T + inputs[:, t, None] * input_weights
+        x = x + bin_width_s / TAU_S * (drive - x)
+    if scaling == "trial":
+        least, greatest = activity.min(1), activity.max(1)
+    else:
+        least, greatest = -np.ones((n_conditions, n_neurons)), np.ones((n_conditions, n_neurons))
     spans = np.maximum(greatest - least, np.finfo(float).tiny)
     rates = max_rate_hz * ((activity - least[:, None]) / spans[:, None])
     return Network(
@@ -266,34 +266,10 @@ def _chaotic_rnn(
         bin_width_s=bin_width_s,
         pulses=_pulse_windows(n_bins) if pulses else [],
         max_rate_hz=max_rate_hz,
-        scaling=scaling,
+        least=least,
+        greatest=greatest,
         rates=rates,
     )
-
-
-def _activity(
-    x: np.ndarray,
-    inputs: np.ndarray,
-    weights: np.ndarray,
-    input_weights: np.ndarray,
-    gain: float,
-    bin_width_s: float,
-) -> np.ndarray:
-    """Tanh(x) of trials `(n, bins, C)`, from initial states `(n, C)` on, with inputs `(n, bins)`."""
-    activity = np.empty((*inputs.shape, len(weights)))
-    for t in range(inputs.shape[1]):
-        activity[:, t] = np.tanh(x)
-        drive = gain * activity[:, t] @ weights.T + inputs[:, t, None] * input_weights
-        x = x + bin_width_s / TAU_S * (drive - x)
-    return activity
-
-
-def _scales(activity: np.ndarray, scaling: Literal["trial", "system"]) -> tuple[np.ndarray, np.ndarray]:
-    """The tanh(x) whose rate is 0 and the one whose rate is the highest, `(n, C)` each, of `(n, bins, C)`."""
-    if scaling == "trial":
-        return activity.min(1), activity.max(1)
-    greatest = np.ones((len(activity), activity.shape[2]))
-    return -greatest, greatest
 
 
 def _network(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:

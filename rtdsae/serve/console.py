@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from rtdsae.errors import one_line
 from rtdsae.serve.realtime import ordinary_thread
 
 __all__ = ["Console", "JsonFormatter", "set_up", "status_line"]
@@ -43,11 +44,19 @@ def set_up(*, json: bool, tty: bool, fd: int = 1, level: int = logging.INFO) -> 
         fd: where to write.
         level: of what is logged.
     """
-    console = Console(fd, JsonFormatter() if json else logging.Formatter(PLAIN), tty=tty and not json)
+    console = Console(fd, JsonFormatter() if json else PlainFormatter(PLAIN), tty=tty and not json)
     root = logging.getLogger()
     root.addHandler(console.handler)
     root.setLevel(level)
     return console
+
+
+class PlainFormatter(logging.Formatter):
+    """A line a record, without what a terminal would obey: a stream's name is whatever somebody sends."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The message; an exception's lines follow it."""
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().formatMessage(record))
 
 
 class Console:
@@ -195,9 +204,9 @@ def status_line(status: Mapping[str, Any], rate: float) -> str:
         return ""
     stream, latency = status.get("stream") or {}, status.get("latency_us") or {}
     if stream.get("connected"):
-        state = f"{stream.get('source_id')} live"
+        state = f"{one_line(stream.get('source_id'))} live"
     else:
-        state = str(stream.get("problem") or "waiting for the stream")
+        state = one_line(stream.get("problem") or "waiting for the stream")
     said = [f"{status.get('bins', 0)} bins", f"{rate:.1f} Hz", f"{status.get('gaps', 0)} gaps"]
     if latency.get("p50") is not None:
         said.append(f"p50 {latency['p50']:.0f} p99 {latency['p99']:.0f} µs")

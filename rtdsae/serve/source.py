@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pylsl.lib import cf_string, lib
 
 from rtdsae.bins import Kind, input_kind
-from rtdsae.errors import BinError, StreamError
+from rtdsae.errors import BinError, StreamError, one_line
 from rtdsae.serve.realtime import ordinary_thread
 
 lib.lsl_time_correction_ex.restype = ctypes.c_double  # pylsl does not use it
@@ -68,7 +68,7 @@ class Wanted:
         Raises:
             StreamError: its format, channel count or rate does not fit, with what was found and what was expected.
         """
-        where = f"stream {info.source_id() or info.name()}"
+        where = f"stream {one_line(info.source_id() or info.name())}"
         if info.channel_format() == cf_string:
             raise StreamError(f"{where} has string samples, the model needs numbers: choose another stream")
         try:
@@ -205,7 +205,7 @@ class Source:
             raise StreamError(f"stream {self.source_id}: {error}") from error
 
     def _read_order(self, wanted: Wanted) -> NDArray[np.intp] | None:
-        info, where = self._inlet.info(OPEN_S), f"stream {self.source_id}"
+        info, where = self._inlet.info(OPEN_S), f"stream {one_line(self.source_id)}"
         if self.kind == "events":
             labels = _spiking(info)
             if labels:

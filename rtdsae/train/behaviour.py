@@ -44,6 +44,7 @@ def fit_behaviour(family: Family, sessions: Sequence[Tensors], min_bins: int) ->
 
 def mean_r2(actual: np.ndarray, predicted: np.ndarray) -> float:
     """Mean R² of the columns that vary; 0 where none does."""
+    predicted = predicted.reshape(actual.shape)  # Ridge leaves the axis of a single column out
     varies = np.ptp(actual, axis=0) > 0
     return float(r2_score(actual[:, varies], predicted[:, varies])) if varies.any() else 0.0
 

@@ -82,8 +82,9 @@ DRAWN = {
     "behaviour": lambda: figures.behaviour(
         RATES[:, :2], RATES[:, :2], EVIL[:2], (0.5, 0.4), slice(0, 40), bin_width_s=0.02
     ),
-    "inputs": lambda: figures.inputs(PATHS, PRIOR, ("z 0", "z 1", "z 2"), EVIL[:4], TIME, what="time (s)"),
-    "one input": lambda: figures.inputs(PATHS[:1], PRIOR, ("z 0", "z 1", "z 2"), (), TIME, what="time (s)"),
+    "inputs": lambda: figures.inputs(PATHS, PRIOR, ("z 0", "z 1", "z 2"), EVIL[:4], TIME, 0.02, what="time (s)"),
+    "one input": lambda: figures.inputs(PATHS[:1], PRIOR, ("z 0", "z 1", "z 2"), (), TIME, 0.02, what="time (s)"),
+    "one bin": lambda: figures.inputs(PATHS[:1, :1], PRIOR, ("a", "b", "c"), (), TIME[:1], 0.02, what="time (s)"),
     "traversals": lambda: figures.traversals(
         RNG.randn(2, 5, 40, 3), np.ones(6), [1, 3], np.arange(-2.0, 3), ("PC 1", "PC 2", "n"), TIME
     ),
@@ -120,6 +121,12 @@ def test_names_are_shown_as_they_are():
     (best, _), *_ = figures.ranked(SCORES, 3)
     assert f"n{best}$a$ & <b>" in "".join(ET.fromstring(text).itertext())
     assert canvas.plain("n" * 80) == "n" * 23 + "…"
+
+
+def test_a_legend_has_names_that_begin_with_an_underscore():
+    figure = figures.trajectories(PATHS[:2], SHARE, ["_left", "right"], TIME, what="time (s)")
+    said = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert [name.lstrip("\u200b") for name in said] == ["_left", "right"]
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 8])

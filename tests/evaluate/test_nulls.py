@@ -32,10 +32,10 @@ def test_ridge_finds_a_straight_line_and_leaves_noise_alone():
     x, w = rng.normal(size=(900, 5)) * [1, 10, 0.1, 1, 0], rng.normal(size=(5, 2))
     y = x @ w + 3
     parts = [(x[a : a + 300], y[a : a + 300]) for a in (0, 300, 600)]
-    assert r2(parts[2][1], nulls.ridge(parts[0], parts[1], parts[2][0])).min() > 0.999
+    assert r2(parts[2][1], nulls.ridge(parts[0], parts[1])(parts[2][0])).min() > 0.999
     unrelated = rng.normal(size=(900, 2))
     noise = [(x[a : a + 300], unrelated[a : a + 300]) for a in (0, 300, 600)]
-    assert abs(r2(noise[2][1], nulls.ridge(noise[0], noise[1], noise[2][0])).mean()) < 0.05
+    assert abs(r2(noise[2][1], nulls.ridge(noise[0], noise[1])(noise[2][0])).mean()) < 0.05
 
 
 @settings(max_examples=15, deadline=None)
@@ -46,7 +46,7 @@ def test_shifted_behaviour_scores_nothing_and_the_real_one_beats_every_shift(see
     x = y @ rng.normal(size=(2, 6)) + 0.3 * slow(rng, 3000, 6)
     fit, scored = (x[:2000], y[:2000]), (x[2000:], y[2000:])
     null = nulls.shifted_scores(fit, *scored, shifts=40)
-    real = r2(scored[1], nulls.ridge(fit, fit, scored[0])).mean()
+    real = r2(scored[1], nulls.ridge(fit, fit)(scored[0])).mean()
     assert null.mean() < 0.02
     assert real > null.max()
 
@@ -57,7 +57,7 @@ def test_behaviour_that_is_unrelated_is_within_its_shifts(seed):
     rng = np.random.default_rng(seed)
     x, y = slow(rng, 3000, 6), slow(rng, 3000, 2)
     null = nulls.shifted_scores((x[:2000], y[:2000]), x[2000:], y[2000:], shifts=60)
-    real = r2(y[2000:], nulls.ridge((x[:2000], y[:2000]), (x[:2000], y[:2000]), x[2000:])).mean()
+    real = r2(y[2000:], nulls.ridge((x[:2000], y[:2000]), (x[:2000], y[:2000]))(x[2000:])).mean()
     assert null.mean() < 0.02
     assert real < null.mean() + 6 * null.std()
 

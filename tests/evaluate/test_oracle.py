@@ -88,12 +88,11 @@ def test_particles_come_near_exact_inference(lorenz):
     assert r2(true, oracle_rates(lorenz, lorenz.segments, S)).mean() > 0.98
 
 
-@pytest.mark.parametrize(("scaling", "near"), [("system", 0.97), ("trial", 0.96)])
-def test_the_sum_of_gaussians_comes_near_exact_inference(scaling, near):
-    few = {"n_trials": 1, "n_bins": 40, "n_neurons": 12, "scaling": scaling}
+def test_the_sum_of_gaussians_comes_near_exact_inference():
+    few = {"n_trials": 1, "n_bins": 40, "n_neurons": 12, "scaling": "system"}
     made = heldout(synthetic.chaotic_rnn(n_conditions=60, **few), every=4)
     true = exact(made, synthetic.chaotic_rnn(n_conditions=40_000, take=1, **few))
-    assert r2(true, oracle_rates(made, made.segments, S)).mean() > near
+    assert r2(true, oracle_rates(made, made.segments, S)).mean() > 0.97
 
 
 @pytest.mark.slow
@@ -136,17 +135,10 @@ def test_segments_of_unequal_lengths_are_in_their_order(lorenz):
     assert r2(expected, parts).mean() > 0.95  # other particles, the same posterior
 
 
-def test_some_of_a_networks_trials_are_as_among_all(network):
-    few = oracle_rates(network, network.segments[[40, 3]], S)
-    among_all = oracle_rates(network, network.segments, S).reshape(60, -1, network.n_channels)
-    assert few == pytest.approx(np.concatenate(among_all[[40, 3]]), abs=0.01)
-
-
-def test_what_a_networks_trial_will_reach_is_not_known(network):
-    """Of units that nobody sees the first bin says nothing: all trials have the prior's rates, whatever their scale."""
-    first = oracle_rates(network, network.segments, 0).reshape(60, -1, network.n_channels)[:, 0, network.heldout]
-    assert np.ptp(first, axis=0).max() < 1e-3
-    assert np.ptp(network.true_rates.reshape(60, -1, network.n_channels)[:, 0, network.heldout], axis=0).min() > 5
+def test_a_network_is_told_each_trials_own_scale(network):
+    chosen = network.segments[[40, 3]]
+    rates = oracle_rates(network, chosen, S)
+    assert r2(network.true_rates[modelled_bins(chosen, S)], rates).mean() > 0.6
 
 
 def test_without_a_pulse_none_is_expected():

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtdsae.evaluate import references as module
-from rtdsae.evaluate.references import last_fifth, limited, parts_of, pieces, references
+from rtdsae.evaluate.nulls import lagged
+from rtdsae.evaluate.references import a_few, last_fifth, limited, parts_of, pieces, references
 from rtdsae.model.families import make_family
 from rtdsae.model.families.lfads import LFADSConfig
 from rtdsae.model.family import Dims, Neurons
@@ -131,3 +132,15 @@ def test_what_is_fitted_on_is_bounded(segments):
     trials = np.arange(0, 26_000, 50)[:, None] + [0, 50]
     assert np.diff(limited(trials)).sum() == module.MOST_BINS  # not half of them
     assert limited(trials, 26_000).tolist() == trials.tolist()
+
+
+@given(SEGMENTS, st.integers(1, 12), st.integers(0, 5))
+def test_a_few_at_a_time_are_lagged_as_all_are(segments, lags, skip):
+    counts = np.random.default_rng(0).poisson(1.0, (segments.max() + 1, 2))
+    segments = segments[np.diff(segments, axis=1)[:, 0] > skip]
+    if len(segments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "NULL_BINS", 50)
+            some = [lagged(counts, part, lags, before) for part, before in a_few(segments, lags, skip)]
+        assert max(map(len, some)) <= 50
+        np.testing.assert_array_equal(np.concatenate(some), lagged(counts, segments, lags, skip))

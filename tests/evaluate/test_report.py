@@ -272,7 +272,11 @@ def test_two_sessions_are_two_parts_of_one_page(tmp_path):
 
 def test_a_name_becomes_part_of_a_file_name():
     assert slug("../a b/c.h5") == "a-b-c.h5"
-    assert slug("..") == ""
+    assert slug("月曜日") == "月曜日"
+    assert slug("..") != slug("***")
+    assert min(map(len, (slug(".."), slug("***")))) == 8
+    assert len(slug("月" * 200).encode()) <= 100
+    assert slug("") == ""
 
 
 # in a real browser ----------------------------------------------------------------------------------------------------

@@ -4,7 +4,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtdsae.monitor.axes import Directions
+from rtdsae.monitor.axes import Axes, Directions
+from rtdsae.monitor.ring import Ring
+from rtdsae.wire import Array, Flags, Latents, Schema
 
 
 def rows(n, scales, turn, seed=0):
@@ -66,3 +68,25 @@ def test_still_factors_have_directions_too():
     directions.learn(np.full((50, 4), 2.5, np.float32))
     directions.turn()
     np.testing.assert_allclose(directions.project(np.full((1, 4), 2.5, np.float32)), 0, atol=1e-5)
+
+
+def ring_of(rows, swapped_at=()):
+    """A ring that has these rows, at 1 kHz."""
+    schema = Schema("toy", "00ff", 0.001, (Array("factors", (rows.shape[1],)),))
+    ring = Ring(schema, 1)
+    for i, row in enumerate(rows):
+        flags = Flags.SWAPPED if i in swapped_at else Flags(0)
+        ring.add(Latents(flags, 7, i, i, 0.001 * i, 0.0, 0.0, schema.id, row, schema), 0.001 * i, 0)
+    return ring
+
+
+def test_they_begin_anew_after_a_swap_that_nobody_watched():
+    """Also where more has come since than is caught up with."""
+    before, after = rows(1000, np.array([5, 1, 0.1]), np.eye(3)), rows(6000, np.array([0.1, 1, 5]), np.eye(3), 1) + 30
+    axes, ring = Axes(), ring_of(np.concatenate([before, after]), swapped_at=[1000])
+    first = ring_of(before)
+    axes.follow(first, 0.0)
+    axes.follow(ring, 7.0)
+    assert axes.since == 1000
+    trail = axes.trail(ring, 5.0, 100)
+    assert np.abs(trail.mean(0)).max() < 1  # centred on what the new model gives

@@ -1,12 +1,14 @@
 """From real sockets into the ring: every bin, its marks, and what is known when none comes."""
 
+import time
+
 import numpy as np
 import pytest
 from broadcast import ARRAYS, Broadcast
 from station import until
 
 from rtdsae.client import Subscriber
-from rtdsae.monitor.feed import Feed
+from rtdsae.monitor.feed import Arrivals, Feed
 from rtdsae.monitor.health import health, verdict
 from rtdsae.monitor.ring import HOLE, RESTART, Ring
 from rtdsae.wire import Array, Flags, Schema
@@ -55,11 +57,23 @@ def test_every_bin_with_its_flags_and_holes(feed_of):
         np.testing.assert_array_equal(feed.ring.values[slots[4], feed.ring.columns("z")], [6, 6.125])
         np.testing.assert_allclose(feed.ring.daemon_s[slots], 2e-4, atol=1e-9)
         assert (np.diff(feed.ring.received[slots]) >= 0).all()
-        found = health(feed, feed.ring.received[slots[-1]], 10.0)
+        found = health(feed, feed.ring.received[slots[-1]] + 0.1, 10.0)
         assert found["monitor"]["holes"] == 2
         assert found["bins_per_s"] == 6
         assert sum(found["latency"]["daemon"]["counts"]) == 6
         assert found["latency"]["daemon"]["p50"] == 200.0
+
+
+def test_arrivals_are_counted_by_second_for_a_minute():
+    arrivals = Arrivals()
+    assert arrivals.per_second(5.0) == [0] * 60
+    for i in range(7000):
+        arrivals.add(0.01 * i + 1e-4)  # 100 a second, 70 s long
+    assert arrivals.per_second(70.0) == [100] * 60
+    assert arrivals.per_second(72.0) == [100] * 58 + [0, 0]
+    arrivals.add(72.05)
+    assert arrivals.per_second(72.2)[-3:] == [80, 0, 1]
+    assert arrivals.per_second(1000.0) == [0] * 60
 
 
 def test_another_run_goes_on_in_the_same_ring_and_is_marked(feed_of):
@@ -94,6 +108,7 @@ def test_a_swap_keeps_the_ring_where_the_arrays_are_the_same(feed_of):
         came(feed, 4)
         assert (feed.ring.number, feed.ring.end) == (2, 1)
         assert feed.ring.values.shape[1] == 9
+        assert sum(health(feed, time.monotonic() + 0.1, 10.0)["per_second"]) == 4
 
 
 def test_a_clock_that_went_back_begins_another_ring(feed_of):

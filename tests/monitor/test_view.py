@@ -30,6 +30,7 @@ def test_without_usual_names_there_is_something_to_see():
     assert chosen.traces == {"position": [0, 1, 2, 3, 4, 5], "speed": [0]}
     assert chosen.heat == "position"
     assert choose(View(), schema(Array("speed", (1,)))).heat is None
+    assert choose(View(), schema(Array("rates", (1,)), Array("z", (2,)))).heat == "z"
 
 
 def test_a_wish_is_met_as_far_as_it_is_published():

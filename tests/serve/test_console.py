@@ -71,6 +71,15 @@ def test_lines_as_they_were_said_in_their_order(pipe):
     log.warning("after it")  # goes nowhere, and fails nowhere
 
 
+def test_what_a_terminal_would_obey_is_written_out(pipe):
+    read, write = pipe
+    with set_up(json=False, tty=False, fd=write):
+        log.info("decoding stream %s", "rig\x1b[2J\nzwei ü")
+    os.close(write)
+    assert read_all(read) == "rtdsae serve: decoding stream rig\\x1b[2J\\nzwei ü\n"
+    assert status_line({"stream": {"connected": True, "source_id": "rig\x1b[2J\nnext"}}, 1.0).isprintable()
+
+
 def test_json_has_an_object_a_line_with_the_records_own_fields(pipe):
     read, write = pipe
     with set_up(json=True, tty=True, fd=write):

@@ -204,8 +204,8 @@ def test_status_has_what_was_promised_from_the_start(tmp_path):
         assert first["latency_us"] == {"p50": None, "p99": None, "p99.9": None, "max": None}
         with source:
             later = served.receive(lambda self: self.statuses[-1]["bins"]).statuses[-1]
-        names = "bins gaps late duplicates nan overflow partial resets anchors stream latency_us bundle session run"
-        assert set(later) == set(names.split())
+        counters = "bins bins_late gaps late duplicates nan overflow partial resets anchors"
+        assert set(later) == set(f"{counters} stream latency_us bundle session run".split())
         assert later["session"] == "toy"  # the only one, unnamed
         assert (later["bundle"], later["anchors"], later["run"]) == ("toy", 1, served.frames[0].run)
         assert later["stream"]["source_id"] == source.source_id

@@ -34,3 +34,10 @@ def test_a_column_that_does_not_vary_in_the_validation_part_chooses_nothing(tmp_
 def test_behaviour_that_never_varies_in_the_validation_part_has_no_score():
     actual = np.full((10, 2), 0.1)
     assert mean_r2(actual, actual + 1) == 0.0
+
+
+def test_one_column_alone_is_decoded(tmp_path):
+    wave = recording().behaviour[:, 1:]
+    run = fit(tmp_path / "run", config(epochs=3), data=recording(behaviour=wave, behaviour_labels=("grip",)))
+    assert run.info["state"] == "finished"
+    assert run.info["behaviour_fit"]["r2_valid"] > 0.4
