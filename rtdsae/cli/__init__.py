@@ -13,6 +13,7 @@ from typing import Protocol
 import tyro
 
 from rtdsae.errors import RtdsaeError
+from rtdsae.signals import interruptible
 
 __all__ = ["main"]
 
@@ -71,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail("rtdsae", f"there is no verb {args[0]!r}; the verbs are {', '.join(VERBS)}")
     prog = f"rtdsae {args[0]}"
     try:
-        parse(args[0], args[1:]).run()
+        with interruptible(main):
+            parse(args[0], args[1:]).run()
     except RtdsaeError as error:
         return fail(prog, str(error))
     except ModuleNotFoundError as error:
