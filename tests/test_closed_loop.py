@@ -251,6 +251,12 @@ def test_user_daemon_and_control_program_reach_targets_together(bundle, tmp_path
     assert min(result["r2"]) > 0.6  # what the daemon decodes is what the user wants, bin for bin
 
 
+def test_added_latency_and_lost_bins_reach_the_loop(bundle, tmp_path):
+    trials, result = played(tool.Condition("filter", latency_s=4.0, lost=0.5, lost_bins=25), bundle, tmp_path)
+    assert all(trial.time_s > 4 for trial in trials[:1])
+    assert result["skipped"] > 60  # of some 200 gaps, which come 25 at a time when the next sample does
+
+
 @pytest.mark.slow
 def test_without_directions_in_the_spikes_they_do_not(bundle, tmp_path):
     trials, result = played(tool.Condition("filter", shuffled=True), bundle, tmp_path)

@@ -106,6 +106,8 @@ class Status(Collector):
                 yield CounterMetricFamily(f"rtdsae_{name}", meaning, status[name])
         yield GaugeMetricFamily("rtdsae_stream_connected", "Whether samples come.", bool(stream.get("connected")))
         yield CounterMetricFamily("rtdsae_stream_losses", "Times that the stream was lost.", stream.get("losses", 0))
+        unread = "Samples that had arrived and were lost with a connection."
+        yield CounterMetricFamily("rtdsae_stream_unread", unread, stream.get("unread", 0))
         if (offset := stream.get("clock_offset_s")) is not None:
             yield GaugeMetricFamily("rtdsae_stream_clock_offset_seconds", "From the source's clock to this.", offset)
         counts = zip(BOUNDS, self._latency.histogram(), strict=True)

@@ -18,7 +18,7 @@ STATUS = {
     "run": 77,
     "bundle": 'a "toy"\nmodel',
     "session": "day-3",
-    "stream": {"connected": True, "source_id": "array-1", "clock_offset_s": -0.25, "losses": 3, "problem": ""},
+    "stream": {"connected": True, "source_id": "array-1", "clock_offset_s": -0.25, "losses": 3, "unread": 4},
     "latency_us": {"p50": 1.0},
 } | {name: 10 + i for i, name in enumerate(COUNTERS)}
 
@@ -55,6 +55,7 @@ def test_every_counter_of_the_status(serve):
         assert samples[f"rtdsae_{name}_total",] == STATUS[name]
         assert types[f"rtdsae_{name}"] == "counter"
     assert samples["rtdsae_stream_losses_total",] == 3
+    assert samples["rtdsae_stream_unread_total",] == 4
     assert samples["rtdsae_stream_connected",] == 1
     assert samples["rtdsae_stream_clock_offset_seconds",] == -0.25
     about = (("bundle", 'a "toy"\nmodel'), ("run", "77"), ("session", "day-3"), ("source_id", "array-1"))
