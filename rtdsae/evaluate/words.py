@@ -263,6 +263,6 @@ def against(value: float, simpler: dict[str, Any], key: str, name: str) -> str:
     if reference is None or reference.value is None:
         return ""
     gain = value - reference.value
-    alike = abs(gain) < AS_GOOD * max(abs(value), abs(reference.value))
+    alike = abs(gain) <= AS_GOOD * max(abs(value), abs(reference.value))
     word = "as good as" if alike else "better than" if gain > 0 else "worse than"
     return f", {word} {name} ({number(reference.value)})"

@@ -16,7 +16,7 @@ from rtdsae.evaluate.score import by_label
         (0.009, 0.0, "better than"),
         (-0.016, -0.002, "worse than"),
         (0.8, 0.9, "worse than"),
-        (0.0, 0.0, "worse than"),
+        (0.0, 0.0, "as good as"),
     ],
 )
 def test_as_good_is_measured_by_the_scores_themselves(value, reference, said):
