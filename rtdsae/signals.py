@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-__all__ = ["caught", "interruptible"]
+__all__ = ["caught", "interrupt", "interruptible"]
 
 AGAIN_S = 0.05
 IMPORTS = "<frozen importlib._bootstrap>"
@@ -28,6 +28,11 @@ def caught(end: Callable[[int], object]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def interrupt(_: int) -> None:
+    """For `caught`: SIGTERM ends a program as Ctrl-C does, and its children with it."""
+    raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
 def interruptible(program: Callable[..., object]) -> Iterator[None]:
     """Has Ctrl-C raise KeyboardInterrupt in the block, a moment later where Python would discard it.
@@ -43,7 +48,7 @@ def interruptible(program: Callable[..., object]) -> Iterator[None]:
         yield  # somebody else has Ctrl-C, or nobody: a shell's background jobs do not hear it
         return
 
-    def interrupt(_: int, frame: FrameType | None) -> None:
+    def at(_: int, frame: FrameType | None) -> None:
         while frame is not None and frame.f_code is not getattr(program, "__code__", None):
             if frame.f_code.co_filename == IMPORTS or frame.f_code.co_name == "__del__":
                 again = threading.Timer(AGAIN_S, _thread.interrupt_main)
@@ -53,7 +58,7 @@ def interruptible(program: Callable[..., object]) -> Iterator[None]:
             frame = frame.f_back
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGINT, at)
     try:
         yield
     finally:

@@ -20,7 +20,9 @@ import numpy as np
 
 from rtdsae import shipped
 from rtdsae.cli.arguments import unset
+from rtdsae.cli.rig import end
 from rtdsae.errors import ConfigError
+from rtdsae.signals import caught, interrupt
 
 if TYPE_CHECKING:
     from rtdsae.recordings import Recording
@@ -53,13 +55,16 @@ class Demo(msgspec.Struct, frozen=True, kw_only=True):
         """
         if not 0 < self.seconds < np.inf:
             raise ConfigError(f"--seconds {self.seconds:g}: it must be above 0")
+        if self.epochs is not None and self.epochs < 1:
+            raise ConfigError(f"--epochs {self.epochs}: at least 1")
         os.environ.setdefault("LSLAPICFG", str(shipped.config("lsl_loopback.cfg")))  # before anything imports pylsl
         self.out.mkdir(parents=True, exist_ok=True)
         recording, live = recordings(self)
         run, bundle = self.out / "run", self.out / "bundle"
         config = self.config or shipped.config("lfads.yaml" if self.data else "lorenz.yaml")
+        check_long_enough(live, config, recording)
         step(2, f"train {config} on {recording} (the progress bar tells how long; Ctrl-C keeps what was reached)")
-        epochs = ["--set", f"fit.epochs={self.epochs}"] if self.epochs else []
+        epochs = ["--set", f"fit.epochs={self.epochs}"] if self.epochs is not None else []
         rtdsae("train", config, "--data", recording, "--out", fresh(run), *epochs)
         step(3, "score it on the part that it was not trained on, by streaming")
         rtdsae("evaluate", run)
@@ -111,6 +116,23 @@ def kept_back(whole: "Recording", seconds: float) -> "Recording":
     return Recording(test.counts[:bins], test.bin_width_s, behaviour_labels=test.behaviour_labels, **parts)
 
 
+def check_long_enough(live: dict[str, Any], config: Path, recording: Path) -> None:
+    """Refuse to stream less than the model needs to begin.
+
+    Raises:
+        ConfigError: with how much that is.
+    """
+    from rtdsae.train.config import load_config
+
+    needed = load_config(shipped.config_file(config), (), (str(recording),)).window.anchor_bins
+    if live["bins"] <= needed:
+        width = live["recording"].bin_width_s
+        raise ConfigError(
+            f"{live['seconds']:g} s would be streamed, and the first {needed * width:g} s are what the model begins "
+            "with: give more --seconds, or a longer recording"
+        )
+
+
 def step(number: int, what: str) -> None:
     """Say what comes."""
     print(f"\n[{number}/6] {what}", flush=True)
@@ -130,23 +152,26 @@ def rtdsae(*args: object) -> None:
     command = [sys.executable, "-m", "rtdsae", *map(str, args)]
     print("$ rtdsae", *args[:1], *map(str, args[1:]), flush=True)
     with subprocess.Popen(command) as process:
-        while process.poll() is None:
-            with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C reaches the verb too, which ends in good order
-                process.wait()
+
+        def pass_on(number: int) -> None:
+            if number == signal.SIGTERM:  # Ctrl-C reaches the verb too, which ends in good order
+                process.terminate()
+
+        with caught(pass_on):
+            process.wait()
     if process.returncode:
-        sys.exit(process.returncode)
+        sys.exit(process.returncode if process.returncode > 0 else 128 - process.returncode)
 
 
 @contextlib.contextmanager
 def running(*args: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A verb in the background, ended by SIGINT."""
+    """A verb in the background, as long as the block lasts."""
     print("$ rtdsae", *args[:1], *map(str, args[1:]), "&", flush=True)
     process = subprocess.Popen([sys.executable, "-m", "rtdsae", *map(str, args)])
     try:
         yield process
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
+        end(process)
 
 
 def stream_live(bundle: Path, source: list[object], bins: int) -> dict[str, Any]:
@@ -160,6 +185,7 @@ def stream_live(bundle: Path, source: list[object], bins: int) -> dict[str, Any]
     arrays: dict[str, list[Any]] = {}
     publish = ",".join(name for name in ("factors", "rates", "behaviour") if name in outputs_of(bundle))
     with (
+        caught(interrupt),
         tempfile.TemporaryDirectory(prefix="rtdsae-demo-") as folder,
         Subscriber(endpoint := f"ipc://{folder}/latents", timeout_s=LIVE_WAIT_S) as subscriber,
         running(*source),

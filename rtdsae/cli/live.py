@@ -87,7 +87,7 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
         flags["keys"] = self.keys and str(self.keys)
         flags["publish"] = None if self.publish is None else _listed(self.publish)
         flags["cpus"] = None if cpu is None else _listed(cpu)
-        settings = load_settings(config, overrides, {**flags, "timeout_s": timeout})
+        settings = load_settings(config and shipped.config_file(config), overrides, {**flags, "timeout_s": timeout})
         settings = msgspec.structs.replace(settings, bundle=shipped.model(settings.bundle))
         with set_up(json=settings.log_json, tty=sys.stdout.isatty()) as console:
             daemon = Daemon(settings)

@@ -15,7 +15,7 @@ from tyro.conf import Positional
 
 from rtdsae import shipped
 from rtdsae.cli.arguments import unset
-from rtdsae.errors import ConfigError
+from rtdsae.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from rtdsae.bundle import Bundle
@@ -63,8 +63,11 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
             return
         if info["too_short"]:
             print(f"{info['too_short']} segments are shorter than a window (S + R bins) and were left out")
-        best = f"best at {info['best_epoch'] + 1}" if info["best_epoch"] >= 0 else "nothing to export yet"
-        print(f"{info['state']} after {info['epochs_done']} epochs, {best}; run: {out}")
+        ended = f"{info['state']} after {info['epochs_done']} epochs"
+        if info["best_epoch"] < 0:
+            cure = "where the validation score is no number, lower fit.learning_rate; else go on with --resume"
+            raise TrainingError(f"{ended}, nothing to export yet: {cure}; run: {out}")
+        print(f"{ended}, best at {info['best_epoch'] + 1}; run: {out}")
 
     def _prepared(self) -> "tuple[TrainConfig, list[Recording]]":
         """The configuration, chosen where none is given, and the recordings as it wants them."""
@@ -90,8 +93,10 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
         family = str(config.model.__struct_config__.tag)
         choices = choose(recordings, family, taught=bool(config.data.teacher))
         print("chosen for this recording; --set changes any of it, and the run's config.yaml keeps it:")
+        given = {setting.partition("=")[0] for setting in self.set}
         for choice in choices:
-            print(f"  {choice.key:30} {choice.value!s:6} {choice.why}")
+            if choice.key not in given:
+                print(f"  {choice.key:30} {choice.value!s:6} {choice.why}")
         chosen = tuple(f"{choice.key}={choice.value}" for choice in choices)
         return make_config({}, "--set", (*chosen, *self.set), self.data), recordings
 
@@ -238,7 +243,7 @@ def bundle_of(path: Path) -> "Iterator[Bundle]":
     from rtdsae.train.run import Run
 
     with tempfile.TemporaryDirectory() as folder:
-        yield export(Run.open(path), Path(folder) / path.resolve().name)
+        yield export(Run.open(path), Path(folder) / "run")  # a name that nobody sees
 
 
 class Inspect(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import struct
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -56,7 +57,13 @@ def make(folder: Path, names: Iterable[str]) -> list[Path]:
 def _make(folder: Path, names: list[str]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "daemon.key_secret").exists():
-        create_certificates(folder, "daemon")
+        with tempfile.TemporaryDirectory(dir=folder) as whole:  # on a full disk there is none, and not half of one
+            for file in map(Path, create_certificates(whole, "daemon")):  # the secret one last
+                file.rename(folder / file.name)
+    try:
+        own_keys(folder / "daemon.key_secret")
+    except EndpointError as error:
+        raise EndpointError(f"{error}, into another folder: the clients' keys go with the daemon's") from error
     (folder / "clients").mkdir(exist_ok=True)
     carried = [folder / "carry" / name for name in names]
     for own in carried:

@@ -226,6 +226,11 @@ def matching(run: Run, recording: Recording, path: Path, chosen: Sequence[int]) 
 def recording_of(run: Run, session: int, data: Path | None) -> tuple[Recording, str]:
     """The recording to score, with the neurons held out that the run held out, and the name of its part."""
     path, info = data or Path(run.config.data.paths[session]), run.info["sessions"][session]
+    if data is None and not path.exists():
+        raise RecordingError(
+            f"{path}: no such file; {run.path} was trained on it, seen from the folder where that was begun: go there, "
+            f"or mend data.path in {run.path / 'config.yaml'}"
+        )
     recording = load(path, run.config.data.bin_width_s)
     check_same(run, info["neurons"], recording, path)
     if data is not None:

@@ -126,14 +126,18 @@ def write(recording: Recording, path: Path) -> None:
     """
     import h5py
 
+    # In memory first: on a full disk HDF5 says nothing, and crashes later.
     # This version of the format has checksums over its own structures: the older one can hang its reader when damaged.
-    with h5py.File(path, "w", libver="v110") as file:
+    with h5py.File(path, "w", libver="v110", driver="core", backing_store=False) as file:
         for name, value in recording.fields().items():
             array = _plain(np.asarray(value))
             if name in ATTRIBUTES:
                 file.attrs[name] = array
             else:
                 file.create_dataset(name, data=array, chunks=True, compression="gzip", shuffle=True, fletcher32=True)
+        file.flush()
+        image = file.id.get_file_image()
+    path.write_bytes(image)
 
 
 def _value(file: "h5py.File", name: str) -> Any:

@@ -82,6 +82,8 @@ def export(run: Run, out: Path, lanes: int | None = None, overwrite: bool = Fals
             f"{run.path} is an acausal reference (model.causal: false): it sees the future and cannot be streamed; "
             "train with model.causal: true"
         )
+    if not bundle.is_name(out.resolve().name):
+        raise ExportError(f"{out}: a bundle's name must be letters, digits, '.', '_' and '-', 100 at most")
     if out.exists() and not overwrite:
         raise ExportError(f"{out} exists: choose another --out, or replace it with --overwrite")
     bundle.check_replaceable(out, overwrite)

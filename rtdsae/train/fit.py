@@ -352,10 +352,11 @@ def restore(
 
 def finish(run: Run, sessions: list[SessionWindows], min_bins: int) -> None:
     """Fit the behaviour read-out on the best weights; say in run.json how the run ended, by what was saved of it."""
-    run.info.pop("scores", None)  # of an earlier model, if the run was resumed
     run.info["best_epoch"] = -1
     if (run.path / "best.pt").exists():
         best = run.load_checkpoint("best.pt")
+        if not best.get("finished"):
+            run.info.pop("scores", None)  # of an earlier model, if the run was resumed
         run.info |= {"best_epoch": best["epoch"], "best_score": best["score"]}
         run.info["epochs_done"] = max(run.info["epochs_done"], best["epoch"] + 1)
         family = run.restore(best["model"])

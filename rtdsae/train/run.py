@@ -113,7 +113,7 @@ class Run:
         try:
             info = json.loads((path / "run.json").read_text())
             tree = yaml.safe_load((path / "config.yaml").read_text())
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             what = f"it has no {Path(error.filename).name}" if path.is_dir() else "there is no such folder"
             raise TrainingError(f"{path} is not a run: {what}; rtdsae train makes one") from None
         except (OSError, ValueError, yaml.YAMLError) as error:
@@ -324,7 +324,16 @@ def npz(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all.
+
+    Raises:
+        TrainingError: there is no room for it, or no right to.
+    """
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        said = f"{path}: cannot be written: {error.strerror or error}"
+        raise TrainingError(f"{said}; when it can be, go on with --resume") from None

@@ -461,6 +461,39 @@ def test_resume_by_the_command_line(here, capsys):
     assert "finished after 4 epochs" in capsys.readouterr().out
 
 
+def test_what_ends_without_a_usable_epoch_has_failed(here, capsys):
+    assert main([*TRAIN, "--set", "fit.epochs=1", "--set", "fit.learning_rate=.inf"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "lower fit.learning_rate" in said
+
+
+def test_what_is_chosen_is_said_but_for_what_is_given(here, capsys):
+    given = ("--set", "fit.epochs=1", "--set", "model.gen_dim=8")
+    assert main(["train", "--data", "wave.h5", "--out", "chosen", *given]) == 0
+    keys = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
+    assert "window.anchor_bins" in keys
+    assert not {"fit.epochs", "model.gen_dim"} & keys
+
+
+def test_a_run_of_any_name_is_calibrated(here, capsys):
+    shutil.copytree("two", "réc ording")
+    new = ("--data", "wave.h5", "--session", "new", "--out", "b", "--set", "fit.epochs=1")
+    assert main(["calibrate", "réc ording", *new]) == 0
+    assert "bündle: a bundle's name must be letters" in refused(capsys, "export", "run", "--out", "bündle")
+
+
+def test_a_run_is_scored_where_it_was_begun(here, capsys, monkeypatch, tmp_path):
+    assert main([*TRAIN, "--set", "fit.epochs=1"]) == 0
+    capsys.readouterr()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    said = refused(capsys, "evaluate", here / "new")
+    assert "wave.h5: no such file;" in said
+    assert f"mend data.path in {here / 'new' / 'config.yaml'}" in said
+    assert "is not a run" in refused(capsys, "evaluate", here / "wave.h5")
+
+
 def test_help_fits_a_screen_and_usage_errors_are_one_line():
     for verb in ("train", "evaluate", "export", "calibrate", "inspect", "serve", "listen", "simulate", "replay"):
         helped = subprocess.run(

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+from station import until
 from toy_bundle import Toy
 
 from rtdsae.cli import checks
@@ -144,6 +146,19 @@ def test_the_bench_measures_every_stage_and_ends_with_json(tmp_path):
         assert 0 < row["p50"] <= row["p90"] <= row["p99"] <= row["p99.9"] <= row["max"]
     assert result["holds"] == (result["us"]["push -> subscriber"]["p99.9"] < 20_000)
     assert [line for line in lines if line.startswith("push -> subscriber")]
+
+
+def test_a_bench_that_is_ended_leaves_nothing_behind(tmp_path):
+    bench = [sys.executable, "-m", "rtdsae", "bench", Toy().write(tmp_path / "toy"), "--seconds", "600"]
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with subprocess.Popen(bench, env={**os.environ, "TMPDIR": str(scratch)}) as process:
+        until(lambda: len(psutil.Process(process.pid).children()) == 2, "a source and a daemon")
+        started = psutil.Process(process.pid).children()
+        process.terminate()
+        assert process.wait(40) == 130
+    assert not any(child.is_running() for child in started)
+    assert not list(scratch.iterdir())
 
 
 def test_a_bin_width_that_no_computer_holds(tmp_path):

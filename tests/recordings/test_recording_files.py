@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import subprocess
+import sys
 import zipfile
 
 import h5py
@@ -15,6 +17,18 @@ from rtdsae.errors import RecordingError
 from rtdsae.recordings import Recording, load, save
 
 SUFFIXES = [".h5", ".npz"]
+FULL = """
+import resource, signal, sys
+import numpy as np
+from rtdsae.errors import RecordingError
+from rtdsae.recordings import Recording, save
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    save(Recording(np.random.default_rng(0).poisson(9.0, (20_000, 50)), 0.02), sys.argv[1])
+except RecordingError as error:
+    print(error)
+"""
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)
 
 
@@ -266,3 +280,13 @@ def test_saving_into_no_folder_is_refused(tmp_path, suffix):
     path = tmp_path / "none" / f"a{suffix}"
     with pytest.raises(RecordingError, match=r"none/a.* cannot be written"):
         save(small(), path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_there_is_no_room_for_is_said_and_leaves_what_was_there(tmp_path, suffix):
+    path = tmp_path / f"r{suffix}"
+    path.write_bytes(b"what was there")
+    done = subprocess.run([sys.executable, "-c", FULL, path], capture_output=True, text=True, check=True)
+    assert "cannot be written: File too large" in done.stdout
+    assert path.read_bytes() == b"what was there"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,6 +1,7 @@
 """Where sockets may listen, and who gets in: real sockets, real CURVE keys."""
 
 import stat
+from pathlib import Path
 
 import pytest
 import zmq
@@ -288,3 +289,27 @@ def test_a_client_without_its_keys_says_which(tmp_path, client):
     (carried / "daemon.key").unlink()
     with pytest.raises(EndpointError, match=r"arm/daemon.key: no key can be read there: copy the whole folder"):
         client("tcp://127.0.0.1:5556", keys=carried)
+
+
+def test_keys_that_could_not_be_written_whole_are_not_there(tmp_path, monkeypatch):
+    real = keys.create_certificates
+
+    def full(folder, name):
+        Path(folder, f"{name}.key").touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keys, "create_certificates", full)
+    with pytest.raises(OSError, match="No space left"):
+        keys.make(tmp_path, ["arm"])
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(keys, "create_certificates", real)
+    keys.make(tmp_path, ["arm"])
+    assert keys.own_keys(tmp_path / "daemon.key_secret")
+
+
+def test_no_client_gets_keys_of_a_daemon_whose_own_are_damaged(tmp_path):
+    keys.make(tmp_path, ["arm"])
+    (tmp_path / "daemon.key_secret").write_bytes(b"")
+    with pytest.raises(EndpointError, match=r"no key can be read there: make keys .*, into another folder"):
+        keys.make(tmp_path, ["leg"])
+    assert not (tmp_path / "carry" / "leg").exists()

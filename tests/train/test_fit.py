@@ -1,6 +1,7 @@
 import csv
 import json
 from datetime import datetime
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -254,8 +255,32 @@ def test_resuming_a_finished_run_changes_nothing_but_what_it_says(tmp_path):
     before.save_info()
     after = fit(tmp_path / "run", patient, command="two", resume=True)
     assert (after.info["epochs_done"], after.info["commands"]) == (epochs, ["one", "two"])
-    assert "scores" not in after.info
+    assert after.info["scores"] == {"bps": 1.0}  # of the same weights
     assert_equal(weights(after), kept)
+
+
+def test_scores_of_an_earlier_best_are_dropped_by_a_later_one(tmp_path):
+    before = fit(tmp_path / "run", config(epochs=1))
+    before.info["scores"] = {"bps": 1.0}
+    before.save_info()
+    after = fit(tmp_path / "run", config(epochs=3), resume=True)
+    assert after.info["best_epoch"] > 0
+    assert "scores" not in after.info
+
+
+def test_a_full_disk_is_a_line_that_says_how_to_go_on(tmp_path, monkeypatch):
+    def full(self, content):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    def report(progress):
+        monkeypatch.setattr(Path, "write_bytes", full)
+
+    with pytest.raises(TrainingError, match=r"best.pt: cannot be written: No space left .*, go on with --resume"):
+        fit(tmp_path / "run", config(epochs=3), report=report)
+    monkeypatch.undo()
+    assert not list((tmp_path / "run").glob("*.partial"))
+    assert fit(tmp_path / "run", config(epochs=3), resume=True).info["state"] == "finished"
 
 
 def test_resuming_needs_the_same_config_and_data(tmp_path):
