@@ -416,6 +416,27 @@ def test_while_the_stream_is_away_silence_is_no_news():
     assert (binner.counters.gaps, binner.counters.partial) == (2, 1)
 
 
+def test_a_stream_that_was_away_spoils_the_open_bin_and_none_after_it():
+    binner = EventsBinner(2, 0.02)
+    binner.push(np.array([0]), np.array([10.0]))
+    binner.miss(10.05)
+    bins = pushed_and_flushed(binner, np.array([0, 1]), np.array([10.055, 10.065]), 10.08)
+    assert bins.observed.tolist() == [False, False, False, True]
+    assert bins.counts.tolist() == [[0, 0], [0, 0], [0, 0], [0, 1]]
+    assert (binner.counters.gaps, binner.counters.partial) == (3, 2)
+
+
+def test_after_a_reset_the_bins_that_were_missed_before_it_are_forgotten():
+    binner = EventsBinner(2, 0.02)
+    binner.push(np.array([0]), np.array([10.0]))
+    binner.miss(11.0)
+    binner.push(np.array([1]), np.array([5.0]))
+    bins = binner.flush(5.04)
+    assert binner.counters.resets == 1
+    assert bins.counts.tolist() == [[0, 1], [0, 0]]
+    assert bins.observed.all()
+
+
 def test_a_burst_after_a_stall_is_late_and_no_reset():
     binner = EventsBinner(2, 0.02)
     binner.push(np.array([0]), np.array([10.0]))
@@ -481,6 +502,16 @@ def test_a_stall_is_not_taken_for_another_clock():
     binner.push(np.array([0]), np.array([10.0]), 10.0)
     binner.push(np.zeros(2), np.array([10.1, 11.9]), 14.0)
     assert len(binner.advance(14.021).index) == 106
+    assert binner.counters.resets == 0
+
+
+def test_first_spikes_that_waited_for_long_make_no_reset_of_those_after_them():
+    """They look like another clock, behind this one; spikes that come at once are ahead of that, but not of time."""
+    binner = EventsBinner(2, 0.02)
+    binner.push(np.array([0]), np.array([10.0]), 11.5)
+    bins = binner.push(np.array([1]), np.array([11.601]), 11.602)
+    assert len(bins.index) == 80
+    assert bins.observed.all()
     assert binner.counters.resets == 0
 
 

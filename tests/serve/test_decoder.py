@@ -34,12 +34,12 @@ def anchored(flags):
     return [t for t, flag in enumerate(flags) if flag is not None and flag & Flags.ANCHORED]
 
 
-def lane(toy, x, anchors):
-    """Factors of one lane that is anchored after each of these bins."""
+def lane(toy, x, anchors, n_observed=None):
+    """Factors of one lane that is anchored after each of these bins; a forecast after the first `n_observed`."""
     state, factors = None, np.full((len(x), 4), np.nan)
     for t in range(len(x)):
         if state is not None:
-            state, out = toy.step(state, x[t], 1.0)
+            state, out = toy.step(state, x[t], float(n_observed is None or t < n_observed))
             factors[t] = out["factors"]
         if t in anchors:
             state = toy.anchor(x[t + 1 - S : t + 1])
@@ -72,6 +72,14 @@ def test_a_gap_puts_the_anchor_off_until_whole_bins_have_come(tmp_path):
     flags, _ = drive(subject, toy.counts(60), observed)
     assert anchored(flags) == [5, 21, 33, 45, 57]
     assert flags[15] == Flags.GAP
+
+
+def test_a_gap_right_after_an_anchor_is_both(tmp_path):
+    toy, subject = decoder(tmp_path, "once")
+    observed = np.ones(8, bool)
+    observed[5] = False
+    flags, _ = drive(subject, toy.counts(8), observed)
+    assert flags[5:] == [Flags.ANCHORED | Flags.GAP, 0, 0]
 
 
 def test_lanes_are_anchored_in_turn_and_blended_by_age(tmp_path):
@@ -113,6 +121,14 @@ def test_an_anchor_that_is_asked_for_comes_with_the_next_whole_bins(tmp_path):
     np.testing.assert_allclose(factors[1:], lane(toy, x, [20])[21:], atol=1e-5)
 
 
+def test_an_anchor_that_is_asked_for_is_where_the_time_to_the_next_begins(tmp_path):
+    toy, subject = decoder(tmp_path, "every")
+    x = toy.counts(60)
+    assert anchored(drive(subject, x[:20])[0]) == [5, 17]
+    subject.want_anchor()
+    assert anchored(drive(subject, x[20:])[0]) == [1, 13, 25, 37]
+
+
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_an_anchor_that_is_asked_for_while_one_is_made_comes_too(tmp_path, monkeypatch, lanes):
     toy, subject = decoder(tmp_path, "lanes" if lanes > 1 else "once", lanes=lanes)
@@ -139,6 +155,17 @@ def test_a_forecast_is_the_same_as_bins_that_are_not_observed(tmp_path):
         np.testing.assert_allclose(subject.outputs["factors"], expected["factors"][-1], atol=1e-5)
     _, factors = drive(subject, x[20:], observed[20:])
     np.testing.assert_allclose(factors, toy.run(x)["factors"][15:], atol=1e-5)  # the state stayed
+
+
+def test_a_forecast_of_lanes_is_blended_as_the_last_bin_was(tmp_path):
+    toy, subject = decoder(tmp_path, "lanes", lanes=2)
+    x, weight = toy.counts(21), 2 / 3  # lane 0 is 4 of 12 bins old
+    drive(subject, x)
+    for ahead in (1, 2, 5):
+        subject.look_ahead(ahead)
+        later = np.concatenate([x, np.zeros((ahead, 6), np.float32)])
+        first, second = (lane(toy, later, anchors, 21)[-1] for anchors in ([4, 16], [4, 10]))
+        np.testing.assert_allclose(subject.outputs["factors"], weight * first + (1 - weight) * second, atol=1e-5)
 
 
 def test_another_model_takes_over_from_the_same_bins(tmp_path):

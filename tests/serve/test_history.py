@@ -29,6 +29,24 @@ def test_a_frame_that_is_being_written_spoils_none_that_is_there():
     assert seqs(history.frames(0, 9)) == [2, 3, 4]
 
 
+class Overtaken(History):
+    """The hot path goes on just after a reader has asked what is there."""
+
+    @property
+    def kept(self):
+        kept = super().kept
+        self.add(frame(self._next))
+        self._ring[self._next % len(self._ring)] = 0xFF  # in the middle of the next `add`
+        return kept
+
+
+def test_a_frame_that_was_written_over_while_it_was_copied_is_left_out():
+    history = Overtaken(SIZE, 3)
+    for seq in range(5):
+        history.add(frame(seq))
+    assert seqs(history.frames(0, 9)) == [3, 4]
+
+
 @given(
     capacity=st.integers(1, 12),
     first=st.integers(0, 30),

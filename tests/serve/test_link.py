@@ -15,7 +15,7 @@ from toy_bundle import Toy
 from rtdsae.serve import search as module
 from rtdsae.serve.link import Link
 from rtdsae.serve.search import find
-from rtdsae.serve.source import OPEN_S, Wanted
+from rtdsae.serve.source import OPEN_S, Lost, Wanted
 
 TOY = Toy()
 
@@ -76,6 +76,28 @@ def test_one_that_nobody_takes_is_closed(link):
     link.search.join(20)
     assert not link.search.is_alive()
     assert is_closed(found)
+
+
+def test_what_was_lost_with_each_connection_adds_up(link):
+    for unread in (3, 2):
+        link.source.unread = lambda unread=unread: unread
+        link.lose(link.source, Lost("the source is gone"))
+        until(lambda: link._search.found, "another connection")
+        link.renew(-math.inf)
+    assert (link.losses, link.unread) == (2, 5)
+
+
+def test_no_other_is_looked_for_before_the_first_sample():
+    """An array that has not begun yet is no source that is gone."""
+    with LslSource(TOY.counts(10), 50.0) as source:
+        link = Link(f"source_id={source.source_id}", Wanted(TOY.channels, 0.02))
+        link.open(20, lambda: True)
+        link.watch(5.0)
+        assert link._search is None
+        link.watch(0.0)
+        link.watch(5.0)
+        assert link._search is not None
+        link.close()
 
 
 def test_a_stream_that_does_not_answer_is_given_up_when_asked(monkeypatch):
