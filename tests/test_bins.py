@@ -190,6 +190,14 @@ def test_half_a_bin_is_a_gap():
     assert bins.observed.tolist() == [True, True, False, True]
 
 
+def test_a_single_bin_that_is_missing_moves_the_grid_no_more_than_jitter_does():
+    binner = RegularBinner(2, 0.02)
+    stamps = np.array([1.0, 1.02, 1.069, 1.071, 1.1])  # after the gap 9 ms late, then 9 ms early
+    bins = binner.push(ones(5), stamps)
+    assert bins.observed.tolist() == [True, True, False, True, True, True]
+    assert binner.counters == BinCounters(gaps=1)
+
+
 @pytest.mark.parametrize("rate", [50.01, 49.99])
 def test_a_source_with_its_own_clock_has_no_gap_in_ten_hours(rate):
     binner = RegularBinner(1, 0.02)

@@ -1,5 +1,6 @@
 """The wire format: its layout byte by byte, round trips, and whatever a hostile publisher may send."""
 
+import contextlib
 import hashlib
 import json
 import struct
@@ -298,6 +299,31 @@ def test_hostile_schemas_are_refused_with_one_line(text):
 def test_hostile_statuses_are_refused(text):
     with pytest.raises(WireError):
         decode(b"status\0\0" + text)
+
+
+@pytest.mark.parametrize(("unit", "label"), [("x" * 1025, "x"), ("x", "x" * 1025)], ids=["unit", "label"])
+def test_texts_are_bounded(unit, label):
+    Array("z", (1,), unit[:1024], (label[:1024],))
+    with pytest.raises(WireError, match="1024 characters at most"):
+        Array("z", (1,), unit, (label,))
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_messages_are_bounded(excess):
+    most = 1 << 20
+    fields = {"id": "x" * (most + excess - len('{"id":""}'))}
+    status = json.dumps(fields, separators=(",", ":")).encode()
+    schema = SCHEMA.json[:-1] + b',"later":"%b"}' % (b"x" * (most + excess - len(SCHEMA.json) - len(',"later":""')))
+    assert len(status) == len(schema) == most + excess
+    calls = [
+        lambda: encode_status(fields),
+        lambda: decode(wire.STATUS + status),
+        lambda: decode(wire.SCHEMA + schema),
+        lambda: Schema.from_json(schema),
+    ]
+    for call in calls:
+        with pytest.raises(WireError, match="more than 1048576") if excess else contextlib.nullcontext():
+            call()
 
 
 def test_foreign_messages_are_named():

@@ -10,7 +10,7 @@ from station import OTHER, SCHEMA, Station
 
 from rtdsae.client import Control
 from rtdsae.errors import ControlError, EndpointError
-from rtdsae.wire import Flags
+from rtdsae.wire import Encoder, Flags
 
 
 @pytest.fixture(params=["tcp"])
@@ -152,9 +152,11 @@ def test_a_history_that_cannot_be_read_is_an_error(impostor, frames):
         control.history(0, 5)
 
 
-def test_a_history_that_does_not_go_on_ends(impostor):
-    with impostor([b'{"ok": true, "id": 1, "last": -1}']) as control:
-        assert control.history(0, 5) == []
+@pytest.mark.parametrize("n_frames", [0, 1])
+def test_a_history_that_does_not_go_on_ends(impostor, n_frames):
+    frames = [bytes(Encoder(SCHEMA, 7).encode(0, 0, 0.0, 0.0, 0.0))] * n_frames
+    with impostor([b'{"ok": true, "id": 1, "last": -1}', *frames]) as control:
+        assert len(control.history(0, 5)) == n_frames
 
 
 @pytest.mark.parametrize("endpoint", ["", "5557", "tcp://", "carrier-pigeon://roof"])

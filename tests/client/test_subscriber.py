@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -184,6 +185,23 @@ def test_bins_whose_schema_never_comes_are_a_hole_and_not_misread(station, liste
     assert (subscriber.holes, subscriber.errors) == (2, 0)
 
 
+def test_of_many_schemas_the_newest_are_known(station, listen):
+    subscriber = listen(station.endpoint)
+    station.expect()
+    newer = [Schema("toy", f"{i:02x}", 0.02, SCHEMA.arrays) for i in range(1, module.MAX_SCHEMAS + 1)]
+    station.send(*[schema.encode() for schema in newer])
+    for seq, schema in enumerate(newer):
+        station.encoder = Encoder(schema, 1)
+        station.bins(seq)
+    assert take(subscriber, len(newer)) == list(range(len(newer)))
+    station.encoder = Encoder(SCHEMA, 1)
+    station.bins(len(newer))
+    assert subscriber.receive(0.1) is None
+    assert station.next_request() == b"\x00" + wire.SCHEMA  # the oldest was forgotten: it asks for it
+    station.send(SCHEMA.encode())
+    assert take(subscriber, 1) == [len(newer)]
+
+
 def test_holes_are_counted_and_told(station, listen):
     told = []
     subscriber = listen(station.endpoint, on_hole=lambda first, n: told.append((first, n)))
@@ -303,6 +321,17 @@ def test_a_flood_of_other_messages_does_not_outlast_the_timeout(station, listen,
     assert subscriber.receive(0.05) is None
 
 
+def test_a_flood_of_other_messages_is_waited_through_while_there_is_time(station, listen, monkeypatch):
+    subscriber = listen(station.endpoint)
+    station.expect()
+    monkeypatch.setattr(module, "HIGH_WATER", 5)
+    station.send(*[encode_status({"bins": i}) for i in range(10)])
+    station.bins(7)
+    message = subscriber.receive()
+    assert message is not None
+    assert message.seq == 7
+
+
 def test_fifty_subscribers_all_get_all(station, listen):
     everybody = [listen(station.endpoint) for _ in range(50)]
     station.expect(50)
@@ -348,7 +377,7 @@ class Watched:
     """A socket whose waiting is written down."""
 
     def __init__(self, socket):
-        self.socket, self.waits = socket, []
+        self.socket, self.waits, self.last_poll = socket, [], 0.0
 
     def poll(self, timeout_ms):
         self.waits.append("sleep")
@@ -356,6 +385,7 @@ class Watched:
 
     def recv(self, flags):
         self.waits.append("poll" if flags == zmq.NOBLOCK else "block")
+        self.last_poll = time.monotonic() if flags == zmq.NOBLOCK else self.last_poll
         return self.socket.recv(flags)
 
     def __getattr__(self, name):
@@ -364,15 +394,17 @@ class Watched:
 
 def test_who_polls_sleeps_until_shortly_before_the_next_bin_and_again_after_it(station, listen):
     station.encoder = Encoder(Schema("slow", "22", 0.4, (Array("z", (2,)),)), 1)
-    subscriber = listen(station.endpoint, spin=0.1)
+    subscriber = listen(station.endpoint, spin=0.2)
     station.expect()
     station.bins(0)
     assert subscriber.receive().seq == 0
+    due = time.monotonic() + 0.4
     watched = subscriber._socket = Watched(subscriber._socket)
     assert subscriber.receive(1.0) is None
     assert watched.waits[0] == "sleep"
     assert watched.waits[-1] == "block"
     assert set(watched.waits[1:-1]) == {"poll"}
+    assert watched.last_poll > due
     watched.waits.clear()
     assert subscriber.receive(0.01) is None  # long past the time when it was due
     assert watched.waits == ["block"]

@@ -10,6 +10,7 @@ import pylsl
 import pytest
 import zmq
 from lsl_source import LslSource
+from station import until
 from toy_bundle import Toy
 
 from rtdsae import wire
@@ -17,6 +18,7 @@ from rtdsae.bundle import load
 from rtdsae.serve.daemon import Daemon
 from rtdsae.serve.decoder import Decoder
 from rtdsae.serve.engine import Engine
+from rtdsae.serve.realtime import RealTime
 from rtdsae.serve.search import find
 from rtdsae.serve.settings import Settings
 from rtdsae.signals import caught
@@ -183,6 +185,22 @@ def test_a_signal_drains_and_exits_0(tmp_path, number):
         assert f"published {len(last.frames)} bins" in said
         assert "CPUExecutionProvider" in said
         assert not served.socket.poll(100)  # the last status was the last word
+
+
+def test_what_has_arrived_by_the_end_is_published(tmp_path, monkeypatch):
+    """In this process, since no signal to another one finds it with samples in hand that it has not yet decoded."""
+    monkeypatch.setattr(RealTime, "apply", lambda self: [])  # it is for a process of its own
+    toy = Toy()
+    with LslSource(toy.counts(50), 50.0, pace=500) as source:
+        stream, pub = f"source_id={source.source_id}", f"ipc://{tmp_path}/pub"
+        daemon = Daemon(Settings(bundle=toy.write(tmp_path / "toy"), stream=stream, pub=pub))
+
+        def main_loop():
+            until(lambda: daemon._link.source.available() == 50, "all samples")
+
+        monkeypatch.setattr(daemon, "_main_loop", main_loop)
+        daemon.run()
+        assert daemon.status()["bins"] == 50 - toy.n_anchor
 
 
 def test_status_has_what_was_promised_from_the_start(tmp_path):

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 from toy_bundle import Toy
 
 from rtdsae import bundle
@@ -78,6 +79,15 @@ def test_graphs_that_are_not_the_manifests(tmp_path, part, monkeypatch):
     with pytest.raises(
         BundleError, match=rf"{part}.onnx: its float32 \w+ are .*15.*, the manifest says .*14.*: export it"
     ):
+        engine_of(Toy(), tmp_path)
+
+
+def test_an_output_of_another_kind_that_the_manifest_does_not_name(tmp_path, monkeypatch):
+    graph = Toy()._step_graph()
+    graph.graph.node.append(helper.make_node("Identity", ["sizes"], ["further"]))
+    graph.graph.output.append(helper.make_tensor_value_info("further", TensorProto.INT64, (2,)))
+    monkeypatch.setattr(Toy, "_step_graph", lambda self: graph)
+    with pytest.raises(BundleError, match=r"step.onnx: its float32 outputs are .*: export it again"):
         engine_of(Toy(), tmp_path)
 
 

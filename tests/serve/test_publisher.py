@@ -59,6 +59,19 @@ def test_every_new_subscriber_gets_the_schema(publisher, subscribe):
         assert greeted(publisher, subscribe(publisher.endpoint, wire.SCHEMA)) == SCHEMA
 
 
+def test_who_unsubscribes_is_not_greeted(publisher, subscribe):
+    subscriber = subscribe(publisher.endpoint, wire.SCHEMA)
+    assert greeted(publisher, subscriber) == SCHEMA
+    subscriber.subscribe(b"anything")
+    assert greeted(publisher, subscriber) == SCHEMA
+    subscriber.unsubscribe(b"anything")
+    assert publisher._socket.poll(5000)
+    publisher.greet()
+    publisher.send(wire.SCHEMA + b"the next")
+    assert subscriber.poll(5000)
+    assert subscriber.recv() == wire.SCHEMA + b"the next"
+
+
 def test_frames_arrive_as_one_message_each(publisher, subscribe):
     subscriber = subscribe(publisher.endpoint)
     greeted(publisher, subscriber)

@@ -210,6 +210,7 @@ def info(n_channels=4, rate=50.0, sample_format="float32"):
         (info(sample_format="string"), "stream rig1 has string samples"),
         (info(rate=60.0), r"stream rig1: .*60.*50"),
         (info(rate=1e6), "stream rig1 makes a bin of 20000 samples, more than 4096"),
+        (info(rate=4097 / 0.02), "stream rig1 makes a bin of 4097 samples, more than 4096"),
     ],
 )
 def test_refuses_what_the_model_cannot_take(stream, message):
@@ -219,7 +220,13 @@ def test_refuses_what_the_model_cannot_take(stream, message):
 
 @pytest.mark.parametrize(
     ("rate", "n_channels", "kind"),
-    [(50.0, 4, ("counts", 1)), (1000.0, 4, ("samples", 20)), (30000.0, 4, ("samples", 600)), (0.0, 2, ("events", 0))],
+    [
+        (50.0, 4, ("counts", 1)),
+        (1000.0, 4, ("samples", 20)),
+        (30000.0, 4, ("samples", 600)),
+        (4096 / 0.02, 4, ("samples", 4096)),
+        (0.0, 2, ("events", 0)),
+    ],
 )
 def test_tells_the_kind_by_the_rate(rate, n_channels, kind):
     assert WANTED.check(info(n_channels, rate)) == kind

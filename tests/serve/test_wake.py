@@ -116,6 +116,14 @@ def test_a_sample_that_was_taken_late_moves_no_other(world, late_s):
     assert wake.due == pytest.approx(NOW + 2 * PERIOD_S, abs=0.002)
 
 
+def test_follows_a_source_that_has_become_slower(world):
+    wake = steady(world)
+    for i in range(500):
+        stamp = NOW + i * PERIOD_S
+        wake.arrived(stamp + 5 * DELAY_S, stamp)
+    assert wake.due == pytest.approx(stamp + PERIOD_S + 5 * DELAY_S, abs=1e-4)
+
+
 def test_never_sleeps_longer_than_a_period_whatever_the_stamps_say(world):
     wake = steady(world)
     for jump in (100.0, -100.0, 1e6, 0.0):
