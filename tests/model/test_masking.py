@@ -8,7 +8,7 @@ from rtdsae.model.families.fdmm import FDMMConfig
 from rtdsae.model.families.fhvae import FHVAEConfig
 from rtdsae.model.families.lfads import LFADSConfig
 from rtdsae.model.family import Dims, Neurons
-from rtdsae.model.masking import coordinated_dropout, random_gaps
+from rtdsae.model.masking import Dropout, coordinated_dropout, random_gaps
 from rtdsae.model.priors import Context
 from rtdsae.train.config import Objective
 from rtdsae.train.objective import Schedule, loss_terms
@@ -33,6 +33,16 @@ def test_dropped_entries_are_zero_and_the_rest_is_scaled():
     assert torch.equal(hidden[:, S:] == 0, dropped == 1)
     torch.testing.assert_close(hidden[:, S:][dropped == 0], x[:, S:][dropped == 0] / 0.6)
     assert abs(float(dropped.mean()) - 0.4) < 0.03
+
+
+def test_dropout_keeps_the_mean_and_is_for_training_alone():
+    torch.manual_seed(0)
+    x, drop = torch.rand(5000) + 1, Dropout(0.4)
+    dropped = drop(x)
+    kept = dropped != 0
+    assert abs(float(kept.float().mean()) - 0.6) < 0.03
+    torch.testing.assert_close(dropped[kept], x[kept] / 0.6)
+    assert torch.equal(drop.eval()(x), x)
 
 
 @pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)

@@ -86,6 +86,13 @@ def test_gaussian_is_scipys(mean, logvar, value):
     close(got, max(theirs.mean(), 0))  # it is given out as a rate
 
 
+@pytest.mark.parametrize(("logvar", "bound"), [(-30.0, -10.0), (30.0, 10.0)])
+def test_a_gaussians_variance_is_bounded(logvar, bound):
+    """A neuron that never varies would be explained ever better, without end."""
+    nll, _ = nll_and_mean(made("gaussian"), [1.0, logvar], 2.0)
+    close(nll, -stats.norm(1.0, np.exp(bound / 2)).logpdf(2.0))
+
+
 @quick
 @given(logits, logits, logits, st.floats(-1, 3), st.floats(-1, 3), st.just(0.0) | st.floats(1e-3, 50))
 def test_zero_inflated_gamma_is_scipys(shape, rate, p, log_shape_scale, log_rate_scale, value):

@@ -37,10 +37,10 @@ each_family = pytest.mark.parametrize("name", FAMILIES)
 each_objective = pytest.mark.parametrize("f_objective", OBJECTIVES.values(), ids=OBJECTIVES)
 
 
-def new_family(name, **changes):
+def new_family(name, n_external=0, **changes):
     torch.manual_seed(0)
     model = msgspec.structs.replace(FAMILIES[name], **changes)
-    family = make_family(model, Dims((Neurons("one", C, C + HELD),), 0, 0, 3, 4, 0.02, S, R))
+    family = make_family(model, Dims((Neurons("one", C, C + HELD),), n_external, 0, 3, 4, 0.02, S, R))
     with torch.no_grad():
         family.readin.mean.fill_(0.5)
         for parameter in family.f_prior.parameters():
@@ -48,9 +48,9 @@ def new_family(name, **changes):
     return family
 
 
-def new_batch(apart=None):
+def new_batch(apart=None, u=None):
     counts = torch.poisson(torch.full((B, S + R, C + HELD), 1.0), generator=torch.Generator().manual_seed(1))
-    return Batch(counts, counts[..., HELDIN], None, apart)
+    return Batch(counts, counts[..., HELDIN], u, apart)
 
 
 def entries_apart(rate=0.3):
@@ -198,6 +198,14 @@ def test_the_discriminative_term_is_the_cross_entropy_of_the_sequence(name):
 
 
 @each_family
+def test_external_inputs_reach_the_model(name):
+    family = new_family(name, n_external=2)
+    u = torch.randn(B, S + R, 2, generator=torch.Generator().manual_seed(4))
+    terms, other, again = (terms_of(family, Objective(), batch=new_batch(u=u))[0]["nll"] for u in (u, u + 1, u))
+    assert terms.item() == again.item() != other.item()
+
+
+@each_family
 def test_a_labelled_prior_is_learnt_from_its_labels(name):
     family = new_family(name, f_prior=Labelled())
     terms, *_ = terms_of(family, Objective())
@@ -289,10 +297,11 @@ def test_what_is_shown_beside_the_entries_apart_is_scaled_up():
 # ---------------------------------------------------------------------------------------------------------- validation
 
 
-def wave(bins, neurons, seed, heldout=None):
+def wave(bins, neurons, seed, heldout=None, n_external=0):
     rng = np.random.default_rng(seed)
     rates = np.exp(np.sin(np.arange(bins) / 9)[:, None] * rng.normal(size=neurons))
-    r = Recording(rng.poisson(rates), 0.02, segments=[[0, bins // 2], [bins // 2, bins]], heldout=heldout)
+    parts = {"external": rng.normal(size=(bins, n_external))} if n_external else {}
+    r = Recording(rng.poisson(rates), 0.02, segments=[[0, bins // 2], [bins // 2, bins]], heldout=heldout, **parts)
     return dataclasses.replace(r, splits=np.array(["train", "valid"]))
 
 
@@ -301,12 +310,16 @@ def valid_of(family, sessions, batch_size=64):
 
 
 @each_family
-def test_validation_is_the_mean_over_all_entries_of_all_sessions(name):
+@pytest.mark.parametrize("n_external", [0, 2])
+def test_validation_is_the_mean_over_all_entries_of_all_sessions(name, n_external):
     """By posterior means, without mask for `nll`, of what was hidden for `nll_masked`; the same at each call."""
     torch.manual_seed(0)
-    dims = Dims((Neurons("one", 6, 6), Neurons("two", 3, 4)), 0, 0, 0, 2, 0.02, S, R)
+    dims = Dims((Neurons("one", 6, 6), Neurons("two", 3, 4)), n_external, 0, 0, 2, 0.02, S, R)
     family = make_family(msgspec.structs.replace(FAMILIES[name], readin_dim=3), dims)
-    recordings = [wave(200, 6, 0), wave(120, 4, 1, heldout=[False, True, False, False])]
+    recordings = [
+        wave(200, 6, 0, n_external=n_external),
+        wave(120, 4, 1, heldout=[False, True, False, False], n_external=n_external),
+    ]
     sessions = [SessionWindows(Tensors(r), S + R, R, [], i, i) for i, r in enumerate(recordings)]
     for i, session in enumerate(sessions):
         family.use(i).session.fit(session.training_bins(), session.training_bins()[:, session.tensors.heldin])
@@ -323,13 +336,14 @@ def test_validation_is_the_mean_over_all_entries_of_all_sessions(name):
         for first in session.valid.tiles().tolist():
             counts = torch.from_numpy(r.counts[first : first + S + R].astype(np.float32))[None]
             x = family.use(i).readin.normalise(counts[..., heldin])
-            values = family(x, torch.ones_like(x[..., :1]), None, False).values.detach()[:, :, 0]
+            u = torch.from_numpy(r.external[first : first + S + R].astype(np.float32))[None] if n_external else None
+            values = family(x, torch.ones_like(x[..., :1]), u, False).values.detach()[:, :, 0]
             nll = -Poisson(values.exp()).log_prob(counts[:, S:]).numpy()
             losses["nll"] += nll[..., heldin].ravel().tolist()
             losses["nll_heldout"] += nll[..., ~heldin].ravel().tolist()
         batch = session.tensors.windows_at(session.valid.tiles(), S + R)
         x, dropped = coordinated_dropout(family.readin.normalise(batch.inputs), VALID_MASK, S, mask)
-        values = family(x, torch.ones_like(x[..., :1]), None, False).values.detach()[:, :, 0]
+        values = family(x, torch.ones_like(x[..., :1]), batch.u, False).values.detach()[:, :, 0]
         nll = -Poisson(values.exp()).log_prob(batch.counts[:, S:])
         losses["nll_masked"] += nll[..., heldin][dropped == 1].tolist()
     for key, each in losses.items():
