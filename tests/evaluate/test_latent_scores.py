@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from rtdsae.evaluate.disentanglement import mig, sap
 from rtdsae.evaluate.latent_scores import latent_scores
 from rtdsae.evaluate.probes import label_probe
 from rtdsae.evaluate.trials import trials_of
@@ -61,6 +62,9 @@ def test_every_score_is_there_for_a_recording_that_knows_its_factors(recording):
     trials = trials_of(model, tensors, test, R)
     probe = label_probe(trials.f, trials.labels["gain"])
     assert scores.values["probe_f"]["gain"] == {"accuracy": probe.score, "chance": probe.chance}
+    straight = np.stack([values for name, values in trials.labels.items() if name != "direction"], 1)
+    assert scores.values["mig"] == pytest.approx(mig(trials.f, straight))  # a direction has two codes, with no gap
+    assert scores.values["sap"] == pytest.approx(sap(trials.f, straight))
     assert set(scores.values["swap"]) == {"direction", "speed", "gain", "vel_x", "vel_y", "perturbation"}
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter1d
 from scipy.signal import lfilter
 
 from rtdsae.evaluate import nulls
@@ -60,6 +61,11 @@ def test_behaviour_that_is_unrelated_is_within_its_shifts(seed):
     real = r2(y[2000:], nulls.ridge((x[:2000], y[:2000]), (x[:2000], y[:2000]))(x[2000:])).mean()
     assert null.mean() < 0.02
     assert real < null.mean() + 6 * null.std()
+
+
+def test_shifts_are_long_enough_to_leave_no_relation():
+    y = slow(np.random.default_rng(4), 2000, 1, tau=3.0)
+    assert nulls.shifted_scores((y, y), y, y, shifts=3000).max() < 0.5  # after a shift of 1 it would be 0.9
 
 
 def test_shifts_are_the_same_each_time():
@@ -119,3 +125,11 @@ def test_a_psth_is_the_mean_of_other_trials_of_the_condition():
         nulls.psth(counts, (trials[:1], conditions[:1]), trials[4:], conditions[4:], 1)
     with pytest.raises(ValueError, match="3 to 4 bins"):
         nulls.psth(counts, (trials[:4] + np.array([1, 0]), conditions[:4]), trials[4:], conditions[4:], 1)
+
+
+def test_a_psth_is_smoothed_before_it_is_cut():
+    """The bins before the first one that is asked for are known too."""
+    trials, conditions = np.array([[0, 20], [20, 40], [40, 60]]), np.zeros(3)
+    found = nulls.psth(COUNTS, (trials[:2], conditions[:2]), trials[2:], conditions[2:], 4, sd=2.0)
+    mean = (COUNTS[:20] + COUNTS[20:40]) / 2
+    np.testing.assert_allclose(found, gaussian_filter1d(mean, 2.0, axis=0)[4:], rtol=1e-5)

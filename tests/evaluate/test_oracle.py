@@ -11,6 +11,7 @@ from rtdsae.cli import main
 from rtdsae.errors import RecordingError
 from rtdsae.evaluate.metrics import bits_per_spike, r2
 from rtdsae.evaluate.oracle import oracle_rates
+from rtdsae.evaluate.score import add_oracle, score
 from rtdsae.recordings import load, save, synthetic
 from rtdsae.recordings.reaching import reaching
 from rtdsae.train.latents import modelled_bins
@@ -203,6 +204,19 @@ def test_a_file_of_before_has_none(tmp_path, lorenz):
         del file.attrs["generator"]
     assert load(tmp_path / "old.h5").generator == ""
     assert load(tmp_path / "old.h5").hash == lorenz.hash
+
+
+def test_a_models_part_of_the_oracle_is_of_what_neither_has_seen():
+    """Bits of spikes that both have seen are no measure: a model that copies them has more than the oracle."""
+    made = heldout(synthetic.lorenz(n_conditions=6, n_trials=1, **LORENZ))
+    bins = modelled_bins(made.segments, S)
+    found = score(
+        None, dataclasses.replace(made, behaviour=None, behaviour_labels=()), bins, {"rates": made.true_rates[bins]}
+    )
+    add_oracle(found, None, made, made.segments, S)
+    assert set(found["oracle"]) == {"r2_true_rates", "co_bps", "bps"}
+    assert set(found["fraction_of_oracle"]) == {"r2_true_rates", "co_bps"}
+    assert min(found["fraction_of_oracle"].values()) > 1
 
 
 @pytest.mark.slow

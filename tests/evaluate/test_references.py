@@ -9,13 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtdsae.evaluate import references as module
-from rtdsae.evaluate.nulls import lagged
-from rtdsae.evaluate.references import a_few, last_fifth, limited, parts_of, pieces, references
+from rtdsae.evaluate.nulls import lagged, psth
+from rtdsae.evaluate.references import (
+    a_few,
+    last_fifth,
+    limited,
+    parts_of,
+    pieces,
+    psth_reference,
+    references,
+    ridge_reference,
+)
 from rtdsae.model.families import make_family
 from rtdsae.model.families.lfads import LFADSConfig
 from rtdsae.model.family import Dims, Neurons
 from rtdsae.recordings import Recording
-from rtdsae.train.latents import segment_outputs
+from rtdsae.train.latents import modelled_bins, segment_outputs
 from rtdsae.train.windows import Tensors
 
 S, R, C = 5, 15, 8
@@ -100,6 +109,27 @@ def test_nothing_is_fitted_or_chosen_on_the_scored_part(part):
     bins = [{int(t) for a, b in some for t in range(a, b)} for some in (parts.fit, parts.choose, parts.scored)]
     assert sum(map(len, bins)) == len(set().union(*bins))
     assert min(map(len, bins)) >= 40
+
+
+def scored_parts(r):
+    return parts_of(r, r.segments[np.asarray(r.splits) == "test"], "test", S + 1)
+
+
+def test_ridge_sees_no_held_out_neuron():
+    r, told = recording(), recording()
+    told.counts[:, r.heldout] = np.round(5 + 5 * r.behaviour)  # all that is asked for
+    assert ridge_reference(told, scored_parts(told), S) == ridge_reference(r, scored_parts(r), S)
+
+
+def test_a_psths_smoothing_is_not_chosen_on_the_scored_trials():
+    r, told = recording(), recording()
+    conditions = np.asarray(r.conditions)
+    training, asked = (np.asarray(r.splits) == part for part in ("train", "test"))
+    rough = psth(r.counts, (r.segments[training], conditions[training]), r.segments[asked], conditions[asked], S)
+    told.true_rates[modelled_bins(r.segments[asked], S)] = rough / r.bin_width_s  # smoothing takes it further away
+    values, whats = zip(*(psth_reference(made, scored_parts(made), S) for made in (r, told)), strict=True)
+    assert values[0] != values[1]
+    assert whats[0] == whats[1]
 
 
 def test_a_single_training_segment_is_cut_in_time():
