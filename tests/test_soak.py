@@ -1,11 +1,18 @@
-"""Two minutes of `./tools/soak`: a source, a daemon and subscribers, with faults at random."""
+"""Two minutes of `./tools/soak`: a source, a daemon and subscribers, with faults at random; and what its checks see."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from soak_checks import EventsCheck, Life, RegularCheck
+from soak_parts import GOOD, NAN, record_type
+from toy_bundle import Toy
+
+from rtdsae.wire import Flags, Latents
 
 SOAK = Path(__file__).parent.parent / "tools" / "soak.py"
 N_FAULTS = 20  # each at least once, which takes 20 to 30 s
@@ -21,3 +28,101 @@ def test_minutes_of_faults_break_no_promise(kind):
     assert report["bins"] > 1500
     assert report["daemons"] > 1
     assert len(report["faults"]) == N_FAULTS
+
+
+RATE, WIDTH = 100.0, 8  # of the checkers' own tests: bins a second, values of a bin
+TOYS = {0: Toy(), 1: Toy(seed=1)}
+
+
+def frames_of(times, gaps=(), schema_ids=None, anchored=()):
+    """Bins of zeros that were published when they ended."""
+    ids = np.zeros(len(times), int) if schema_ids is None else schema_ids
+    swapped = [i for i in range(1, len(times)) if ids[i] != ids[i - 1]]
+    flags = [
+        Flags.GAP * (i in gaps) | Flags.ANCHORED * (i in anchored) | Flags.SWAPPED * (i in swapped)
+        for i in range(len(times))
+    ]
+    zeros = np.zeros(WIDTH, np.float32)
+    return [
+        Latents(Flags(f), 7, i, i, t, t, t, ids[i], zeros) for i, (f, t) in enumerate(zip(flags, times, strict=True))
+    ]
+
+
+def samples_of(stamps, kinds=0, heard=True, epoch=0):
+    """What a source pushed, at the times of the stamps."""
+    kind = record_type(WIDTH)
+    samples = np.zeros(len(stamps), [*((name, *kind.fields[name][:1]) for name in kind.names), ("epoch", "i4")])
+    samples["stamp"] = samples["pushed"] = stamps
+    samples["kind"], samples["heard"], samples["epoch"] = kinds, heard, epoch
+    return samples
+
+
+def problems_of(check, frames, samples=None, k=1, **life):
+    """What a check says of a life."""
+    samples, found = samples_of([0.0]) if samples is None else samples, []
+    life = {"status": {"stream": {"unread": 0}}} | life
+    facts = Life(0, len(samples), len(samples), frames=frames, **life), samples, RATE, TOYS, found.append
+    checker = EventsCheck(*facts) if check == "check_gaps" else RegularCheck(k, *facts)
+    if check == "check_epoch":
+        binned = np.zeros(len(samples), bool)
+        for last in checker.last_slots:
+            binned[checker.slots[last - k + 1 : last + 1]] = True
+        checker.check_epoch(0, binned, np.zeros(len(samples), bool))
+    else:
+        getattr(checker, check)()
+    return found
+
+
+def test_a_bin_is_swapped_where_the_model_is_another():
+    right = frames_of(np.arange(10) / RATE, schema_ids=[0] * 4 + [1] * 6)
+    assert not problems_of("check_swaps", right)
+    for i, flags in ((4, Flags.ANCHORED), (7, Flags.ANCHORED | Flags.SWAPPED)):
+        wrong = [*right[:i], dataclasses.replace(right[i], flags=flags), *right[i + 1 :]]
+        assert problems_of("check_swaps", wrong)
+
+
+def test_gaps_are_as_many_as_their_time_and_come_when_they_are_due():
+    times = np.arange(20) / RATE
+    late = times + 0.4 / RATE * (np.arange(20) >= 10)  # a source that came back, not in step
+    reset = times - 5.0 * (np.arange(20) >= 10)
+    assert not problems_of("check_times", frames_of(times, gaps=(8, 9)))
+    assert not problems_of("check_times", frames_of(late, gaps=(8, 9)))
+    assert not problems_of("check_times", frames_of(reset, gaps=(9,)))
+    assert problems_of("check_times", frames_of(np.delete(times, 8), gaps=(7,)))
+    assert problems_of("check_times", frames_of(times - 0.9 / RATE * (np.arange(20) == 8), gaps=(8,)))
+    assert problems_of("check_times", frames_of(reset))
+
+
+@pytest.mark.parametrize("k", [1, 10])
+def test_a_gap_is_excused_only_where_a_sample_is_missing_or_bad(k):
+    stamps = (np.arange(20 * k) + 1) / k / RATE
+    frames = frames_of(stamps[k - 1 :: k], gaps=(12,))
+    bad = np.where(np.arange(20 * k) == 12 * k, NAN, GOOD)
+    assert not problems_of("check_epoch", frames, samples_of(stamps, bad), k)
+    assert not problems_of("check_epoch", frames, samples_of(np.delete(stamps, 12 * k)), k)
+    assert problems_of("check_epoch", frames, samples_of(stamps), k)
+
+
+def test_bins_of_spikes_are_gaps_while_none_come():
+    pushed, times = np.arange(0.0, 12.0, 0.005), np.arange(0.1, 11.9, 1 / RATE)
+    samples = samples_of(pushed[(pushed < 3.0) | (pushed > 6.0)])
+    silent = (times > 4.0) & (times < 6.0)  # from a second after the last spike
+    for gaps, right in (
+        (silent, True),
+        (silent & (times < 5.0), False),
+        (silent | (np.abs(times - 9.0) < 0.5 / RATE), False),
+    ):
+        assert (problems_of("check_gaps", frames_of(times, np.flatnonzero(gaps)), samples) == []) == right
+
+
+def test_what_the_last_status_says_is_what_was_seen():
+    frames = frames_of(np.arange(300) / RATE, anchored=(0, 20))
+    status = {
+        "run": 7, "bundle": "toy", "latency_us": {"p50": 0.0, "max": 0.0}, "anchors": 2, "stream": {"losses": 1}
+    }  # fmt: skip
+    each_second = {"dropped": [(1, 0), (101, 0), (202, 0), (300, 0)], "losses": 1}
+    assert not problems_of("check_status", frames, status=status, **each_second)
+    for wrong in ({"anchors": 7}, {"anchors": 1}, {"bundle": "other"}, {"run": 8}, {"stream": {"losses": 0}}):
+        assert problems_of("check_status", frames, status=status | wrong, **each_second)
+    assert problems_of("check_status", frames, status=status | {"latency_us": {"p50": 1.0, "max": 1.0}}, **each_second)
+    assert problems_of("check_status", frames, status=status, losses=1, dropped=[(1, 0), (300, 0)])

@@ -29,6 +29,7 @@ class Toy:
     lanes: int = 1
     seed: int = 0
     label: str = "ch"
+    name: str = "toy"
 
     def __post_init__(self):
         rng = np.random.default_rng(self.seed)
@@ -117,7 +118,7 @@ class Toy:
     def manifest(self, further):
         return bundle.Manifest(
             format=bundle.FORMAT,
-            name="toy",
+            name=self.name,
             family="toy",
             config={},
             channels=self.channels,

@@ -5,12 +5,14 @@ What is checked, all from outside (`soak_checks.py`):
     order       each bin once, in order, and later than the one before but where the clock was set back
     bins        every bin is the sum of the very samples that were pushed for it, or the spikes of its time
     values      and its latents are what the model gives in numpy
-    flags       a bin without its samples is flagged a gap, and no other; late where it was; anchored and swapped where
-                the reference has to be, too
+    flags       a bin without its samples is flagged a gap, and no other; late where it was; anchored where the
+                reference has to be, too; swapped where the model is another
+    times       bins follow one another by a bin's width, gaps as well; before a reset of the clock there is one
     samples     every sample that was pushed while the daemon was connected is in a bin, or in the counter that it
                 belongs to, one by one
-    answers     what control answers: history is what was published, garbage is refused, a swap swaps
-    others      a subscriber that is stopped at times gets everything
+    answers     what control answers: history is all that was published, garbage is refused, a swap swaps
+    status      comes each second, and tells the model, the source, latency, anchors and losses
+    others      a subscriber that is stopped at times gets everything; those that come get a schema
     resources   memory and latency stay what they were
     end         SIGTERM, a last status, exit code 0; after kill -9 another daemon goes on, by the same rules
 
@@ -30,7 +32,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +89,7 @@ class Soak:
     def __init__(self, folder: Path, kind: str, rate: float, seed: int) -> None:
         self.folder, self.kind, self.rate, self.rng = folder, kind, rate, random.Random(seed)
         self.name = f"soak-{os.getpid()}"
-        self.toys = [Toy(bin_width_s=1 / rate, seed=toy) for toy in (0, 1)]
+        self.toys = [Toy(bin_width_s=1 / rate, seed=toy, name=f"toy{toy}") for toy in (0, 1)]
         self.bundles = [toy.write(folder / f"toy{i}") for i, toy in enumerate(self.toys)]
         self.pub, self.ask = f"ipc://{folder}/pub", f"ipc://{folder}/control"
         self.record = record_type(1 if kind == "events" else self.toys[0].n_channels)
@@ -147,6 +149,7 @@ class Soak:
 
     def new_source(self, source_id: str) -> Part:
         """A source, with a log of its own."""
+        self.source_id = f"{self.name}-{source_id}"
         self.logs.append(self.folder / f"source{len(self.logs)}")
         return self.any_source(source_id, self.kind, self.toys[0].n_channels, self.logs[-1])
 
@@ -249,9 +252,13 @@ class Soak:
     def subscriber_stopped(self) -> None:
         self.stopped(self.listener, 3.0)
 
+    def kill_source(self) -> None:
+        self.source.kill()
+        self.life.losses += 1
+
     def restart(self) -> None:
         """The source is killed, and another is there some time later, of the same name or another."""
-        self.source.kill()
+        self.kill_source()
         self.pump(self.rng.choice([0.0, 0.5, 3.0]))
         self.source = self.new_source(self.rng.choice("aaab"))
         self.flows()
@@ -260,17 +267,19 @@ class Soak:
         """The source is killed while the daemon does not look: what it had sent is lost, and has to be counted."""
         self.daemon.send_signal(signal.SIGSTOP)
         self.pump(0.7)
-        self.source.kill()
+        self.kill_source()
         self.daemon.send_signal(signal.SIGCONT)
         self.source = self.new_source("a")
         self.flows()
 
     def impostor(self) -> None:
         """In place of the source comes one that does not fit, and has to be refused."""
-        self.source.kill()
+        self.kill_source()
         kind = "counts" if self.kind == "events" else self.kind
         impostor = self.any_source("a", kind, 3, self.folder / "impostor")
         self.wait("refusal", lambda: "has 3 channels" in self.life.status["stream"]["problem"])
+        if self.life.status["stream"]["connected"]:
+            self.problem("the status says that a source is connected, when there was none")
         impostor.kill()
         self.source = self.new_source("a")
         self.flows()
@@ -295,24 +304,25 @@ class Soak:
         self.ask_anchor()
 
     def come_and_go(self) -> None:
-        self.crowd.order(self.rng.choice([5, 20, 50]))
+        ungreeted = self.crowd.order(self.rng.choice([5, 20, 50]))
+        if ungreeted != "0":
+            self.problem(f"{ungreeted} subscribers that asked for a schema were sent none")
 
     def ask_status(self) -> None:
         if self.control.status()["run"] != self.frames[-1].run:
             self.problem("control told the status of another run")
 
     def ask_history(self) -> None:
-        """Some of the last ten seconds again."""
-        first = max(0, self.frames[-1].seq - self.rng.randint(1, round(10 * self.rate)))
-        bins = self.control.history(first, self.frames[-1].seq)
-        self.pump(0.0)
-        published = {frame.seq: frame for frame in self.frames[first:]}
-        for bin_ in bins:
-            frame = published.get(bin_.seq)
-            if frame and (bin_.payload.tobytes() != frame.payload.tobytes() or bin_.flags != frame.flags | 16):
+        """Some of the last ten seconds again, but for the newest: it is published before it is kept."""
+        last = self.frames[-1].seq - 1
+        first = max(0, last - self.rng.randint(1, round(10 * self.rate)))
+        bins = self.control.history(first, last)
+        if [bin_.seq for bin_ in bins] != list(range(first, last + 1)):
+            self.problem(f"history from {first} to {last} is not whole: it has {_spans(bin_.seq for bin_ in bins)}")
+            return
+        for bin_, frame in zip(bins, self.frames[first : last + 1], strict=True):
+            if bin_.payload.tobytes() != frame.payload.tobytes() or bin_.flags != frame.flags | Flags.BACKFILL:
                 self.problem(f"history has another bin {bin_.seq} than was published")
-        if [bin_.seq for bin_ in bins] != list(range(first, self.frames[-1].seq + 1))[: len(bins)] or not bins:
-            self.problem(f"history from {first} on is not whole")
 
     def ask_anchor(self) -> None:
         n = len(self.frames)
@@ -323,6 +333,7 @@ class Soak:
         n, self.model = len(self.frames), 1 - self.model
         self.control.swap(self.bundles[self.model])
         self.wait("swap", lambda: any(f.flags & Flags.SWAPPED for f in self.frames[n:]))
+        self.ask_history()  # which is of both models now
 
     def ask_bad_swap(self) -> None:
         with contextlib.suppress(ControlError):
@@ -381,6 +392,9 @@ class Soak:
         self.listener.wait(PATIENCE_S)
         if code:
             self.problem(f"the daemon exited with {code}")
+        stream = self.life.status["stream"]
+        if (stream["source_id"], stream["kind"]) != (self.source_id, self.kind):
+            self.problem(f"the last status says {stream}, but the source is {self.source_id}")
         said = (self.folder / "daemon.log").read_text()
         if "Traceback" in said or f"published {len(self.frames)} bins" not in said:
             self.problem(f"the daemon said: {said[-1000:]}")
@@ -429,6 +443,15 @@ class Soak:
             },
             "problems": self.problems,
         }
+
+
+def _spans(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """First and last of the parts that are without a hole."""
+    spans: list[tuple[int, int]] = []
+    for number in numbers:
+        follows = spans and number == spans[-1][1] + 1
+        spans[-1:] = [(spans[-1][0], number)] if follows else [*spans[-1:], (number, number)]
+    return spans
 
 
 def main() -> int:

@@ -20,11 +20,17 @@ ARRAYS = ("counts", "factors", "z", "behaviour")  # what is published; the first
 
 TOLERANCE = 2e-4  # of values: float32 sums in another order
 NEAR_S = 1e-3  # between a bin's end and its sample, or a spike and a bin's edge: the correction of the clock
+AWAKE_S = 0.1  # between two bins of a daemon that is not held up
 IN_FLIGHT_S = 0.2  # of samples that a source, or of bins that a daemon, may take with it when it is killed
 RECONNECT_S = 3.0  # of bins that a subscriber may miss of a daemon that takes another one's place
+STEP_BINS = 0.75  # that a bin may end too early or late after the one before
+STATUS_S = 2.0  # between two statuses, of which one is due each second
+LATENCY_BINS = 8192  # of which a status tells the latency
 GROWTH_MB = 16.0
 LATE_S = 3.5  # a spike is not later than this: what holds up sources and the daemon is over by then
 LONG_S = 60.0  # from here on a daemon's memory and latency are compared between its thirds and halves
+HELD_UP_S = 0.25  # a source or daemon of which nothing is seen for so long may be held up
+NOTICED_S = 1.5  # within which a daemon knows that spikes have ended (`silence_s` is 1), or come again
 RESET_BACK_S, RESET_AHEAD_S = 1.0, 60.0  # a stamp that is further off is a reset clock
 
 
@@ -38,6 +44,7 @@ class Life:
         killed: it had no time to say a last status.
         memory: (seconds, MB).
         dropped: how many good samples had been dropped when so many bins were published, by each status.
+        losses: how often its source was killed.
     """
 
     since: int
@@ -48,6 +55,7 @@ class Life:
     status: dict[str, Any] = field(default_factory=dict)
     memory: list[tuple[float, float]] = field(default_factory=list)
     dropped: list[tuple[int, int]] = field(default_factory=list)
+    losses: int = 0
 
     def tell(self, status: dict[str, Any]) -> None:
         """Takes in a status."""
@@ -99,8 +107,11 @@ class Check(abc.ABC):
 
     def run(self) -> None:
         self.check_order()
+        self.check_swaps()
+        self.check_times()
         self.check_bins()
         self.check_values()
+        self.check_status()
         self.check_resources()
 
     def check_order(self) -> None:
@@ -127,6 +138,23 @@ class Check(abc.ABC):
     def before(self) -> np.ndarray | None:
         """The bins `(S, C)` on which the model was anchored before it said anything; None where that is not known."""
 
+    def check_swaps(self) -> None:
+        """Swapped is the first bin of each further schema, and no other."""
+        ids = [f.schema_id for f in self.frames]
+        told = [i for i, f in enumerate(self.frames) if f.flags & Flags.SWAPPED]
+        if told != (true := [i for i in range(1, len(ids)) if ids[i] != ids[i - 1]]):
+            self.problem(f"bins {told[:5]} are flagged as swapped, the model changed at {true[:5]}")
+
+    def check_times(self) -> None:
+        """Bins follow one another by a bin's width, gaps as well; the last one before a reset of the clock is a gap."""
+        steps = np.diff([f.t_bin for f in self.frames])
+        reset = (steps < -RESET_BACK_S) | (steps > RESET_AHEAD_S)
+        # A source that comes back need not be in step with what it was: half a bin, and the jitter.
+        for i in np.flatnonzero(~reset & (np.abs(steps * self.rate - 1) > STEP_BINS))[:1]:
+            self.problem(f"bin {self.frames[i + 1].bin} ends {steps[i]:.4f} s after the one before")
+        for i in np.flatnonzero(reset & self.observed[:-1])[:1]:
+            self.problem(f"no gap between bin {self.frames[i].bin} and the clock's reset after it")
+
     def check_values(self) -> None:
         """Each bin against the model in numpy, on what the bin itself is said to be."""
         n = next(iter(self.toys.values())).n_anchor
@@ -152,6 +180,32 @@ class Check(abc.ABC):
                 return
         if state is None:
             self.problem("no bin's value could be checked: the model was never anchored on known bins")
+
+    def check_status(self) -> None:
+        """That one came each second, and that the last one tells what was seen."""
+        steps = np.minimum(np.diff([f.t_out for f in self.frames]), AWAKE_S)  # it may have been stopped meanwhile
+        for before, after in itertools.pairwise(bins for bins, _ in self.life.dropped):
+            if (seconds := steps[before : max(before, after - 1)].sum()) > STATUS_S:
+                self.problem(f"no status came between bins {before} and {after}, for {seconds:.1f} s")
+                break
+        if self.life.killed:
+            return
+        status, last = self.life.status, np.sort(self.life.delays()[-LATENCY_BINS:])
+        said = {name: round(1e6 * float(last[int(q * (len(last) - 1))]), 1) for name, q in (("p50", 0.5), ("max", 1.0))}
+        found = {"run": status["run"], "bundle": status["bundle"], "latency_us": status["latency_us"]}
+        true = {
+            "run": self.frames[-1].run,
+            "bundle": self.toys[self.frames[-1].schema_id].name,
+            "latency_us": status["latency_us"] | said,
+        }
+        if found != true:
+            self.problem(f"the last status says {found}, what was seen is {true}")
+        anchored, swaps = (sum(bool(f.flags & flag) for f in self.frames) for flag in (Flags.ANCHORED, Flags.SWAPPED))
+        # One after the last bin is not seen, nor one of a model that is left after the same bin.
+        if not anchored <= status["anchors"] <= anchored + swaps + 1:
+            self.problem(f"{anchored} bins are flagged as anchored, the status says {status['anchors']} anchors")
+        if status["stream"]["losses"] < self.life.losses:
+            self.problem(f"{self.life.losses} sources were killed, the status says {status['stream']}")
 
     def check_resources(self) -> None:
         """The last third against the one before it, where everything had been loaded once."""
@@ -253,10 +307,8 @@ class RegularCheck(Check):
         partial = amid[(samples["kind"][amid] == GOOD) & ~binned[amid]]
         early = there[(there < used[0]) & samples["heard"][there] & good]
         after = there[(there > used[-1]) & (there < self.life.told) & good]
-        # One sample a bin is never alone in a bin that lacks others; of several, all of a bin's may be.
-        beside = self.gaps_around(partial)
         for name, some, allowed in (
-            ("amid", partial[~beside], 0),
+            ("amid", self.unexcused(partial), 0),
             ("before", early, self.k if self.life.since < there[0] else self.in_flight),
             ("after", after, self.in_flight + self.life.unread),
         ):
@@ -267,16 +319,13 @@ class RegularCheck(Check):
                 )
         return len(partial), len(partial) + len(early) + len(after)
 
-    def gaps_around(self, some: np.ndarray) -> np.ndarray:
-        """Which of these samples are in a bin that was published as a gap, by its time."""
-        if self.k == 1:
-            return np.zeros(len(some), bool)
-        ends = np.sort([frame.t_bin for frame in itertools.compress(self.frames, ~self.observed)])
-        if not len(ends):
-            return np.zeros(len(some), bool)
-        stamps = self.samples["stamp"][some]
-        nearest = ends[np.minimum(np.searchsorted(ends, stamps - NEAR_S), len(ends) - 1)]
-        return (nearest - stamps > -NEAR_S) & (nearest - stamps < 1.5 / self.rate)
+    def unexcused(self, partial: np.ndarray) -> np.ndarray:
+        """Good samples in no bin that are too many for the gaps about them: each gap lacks a sample at least."""
+        ends = self.slots[self.last_slots]  # of the observed bins
+        after = np.searchsorted(ends, partial)  # the observed bin that follows each of the samples
+        n_gaps = np.diff(np.flatnonzero(self.observed), prepend=-1) - 1  # before each observed bin
+        n_samples = np.bincount(after, minlength=len(ends))
+        return partial[(n_samples > n_gaps * (self.k - 1))[after]]
 
     def before(self) -> np.ndarray | None:
         first = int(self.last_slots[0]) - self.k + 1
@@ -290,6 +339,7 @@ class EventsCheck(Check):
     """Of spikes: a bin has those of its time, but where they came too late, which is counted."""
 
     def check_bins(self) -> None:
+        self.check_gaps()
         samples, sure = self.samples[self.here], self.surely_heard()
         late, good = samples["kind"] == BACKWARD, samples["kind"] == GOOD
         heard = samples["heard"]
@@ -320,6 +370,33 @@ class EventsCheck(Check):
         )
         if not least - outside <= told <= most:
             self.problem(f"{told} spikes are in bins or counters, pushed were {least} to {most}")
+
+    def check_gaps(self) -> None:
+        """Bins are gaps while nothing comes, and no others: by when they were published, which no reset moves."""
+        out = np.array([frame.t_out for frame in self.frames])
+        held_up = np.flatnonzero(np.diff(out) > HELD_UP_S)
+        stalls = list(zip(out[held_up], out[held_up + 1], strict=True))
+        silent, disturbed = np.zeros((2, len(out)), bool)
+        for begin, end in self.silences(NOTICED_S):
+            # What a source pushed last may come when it is no longer held up, just before what it pushes next.
+            if not any(stall < begin + NOTICED_S and begin < after for stall, after in stalls):
+                silent |= (out > begin + NOTICED_S) & (out < end - 2 * HELD_UP_S)
+        for begin, end in [*self.silences(HELD_UP_S), *stalls]:
+            disturbed |= (out >= begin) & (out <= end + NOTICED_S)
+        disturbed[:-1] |= np.abs(np.diff([frame.t_bin for frame in self.frames])) > RESET_BACK_S
+        for i in np.flatnonzero(silent & self.observed)[:1]:
+            self.problem(f"bin {self.frames[i].bin} is no gap, though no spikes came for {NOTICED_S} s")
+        for i in np.flatnonzero(~disturbed & ~self.observed)[:1]:
+            self.problem(f"bin {self.frames[i].bin} is a gap, though spikes came all the time")
+
+    def silences(self, longest: float) -> list[tuple[float, float]]:
+        """From a push that was heard to the next, where that is longer, or another source's, or some were not heard."""
+        samples = self.samples[self.here]
+        heard = np.flatnonzero(samples["heard"])
+        pushed, epoch = samples["pushed"][heard], samples["epoch"][heard]
+        apart = (np.diff(pushed) > longest) | (np.diff(epoch) != 0) | (np.diff(heard) > 1)
+        begin, end = [-np.inf, *pushed[:-1][apart], pushed[-1]], [pushed[0], *pushed[1:][apart], np.inf]
+        return list(zip(begin, end, strict=True))
 
     def surely_heard(self) -> np.ndarray:
         """Those that cannot have been lost with a connection that began or broke."""

@@ -11,17 +11,19 @@ import random
 import select
 import sys
 import time
+from typing import Any
 
 import numpy as np
 
 GOOD, NAN, HUGE, DUPLICATE, BACKWARD = range(5)  # what kind of sample it is
 
+GREETED_S = 10.0  # within which a daemon has to send a new subscriber its schema; it takes milliseconds
 JITTER = {"counts": 0.1, "samples": 0.1, "events": 0.5}  # of a period
 
 
 def record_type(n_values: int) -> np.dtype:
-    """A sample in the log: its stamp, its values, its kind, and whether somebody was connected when it was pushed."""
-    return np.dtype([("stamp", "f8"), ("x", "f4", n_values), ("kind", "u1"), ("heard", "?")])
+    """A sample in the log: its stamp, its values, its kind, when it was pushed, and whether somebody was connected."""
+    return np.dtype([("stamp", "f8"), ("x", "f4", n_values), ("kind", "u1"), ("pushed", "f8"), ("heard", "?")])
 
 
 def source(name: str, source_id: str, kind: str, n_channels: int, rate: float, log: str, seed: int) -> None:
@@ -41,7 +43,8 @@ def source(name: str, source_id: str, kind: str, n_channels: int, rate: float, l
     with open(log, "wb", buffering=0) as file:
 
         def push(stamp: float, x: np.ndarray, kind: int) -> None:
-            record["stamp"], record["x"], record["kind"], record["heard"] = stamp, x, kind, outlet.have_consumers()
+            record["stamp"], record["x"], record["kind"] = stamp, x, kind
+            record["pushed"], record["heard"] = pylsl.local_clock(), outlet.have_consumers()
             file.write(record.tobytes())
             outlet.push_chunk(record["x"].tolist(), stamp)
 
@@ -79,24 +82,40 @@ def next_order(timeout_s: float) -> str:
 
 
 def crowd(endpoint: str, size: int = 50) -> None:
-    """Subscribers that come, hear something and go; an order is how many are to come."""
+    """Subscribers that come, hear something and go; an order is how many are to come.
+
+    The answer is how many of them asked for a schema and were sent none.
+    """
     import zmq
 
-    context, sockets, heard = zmq.Context(), [], 0
+    context, sockets = zmq.Context(), []
     say("ready")
     for order in sys.stdin:
+        curious = []
         for _ in range(int(order)):
-            socket = context.socket(zmq.SUB)
-            socket.connect(endpoint)
-            socket.subscribe(random.choice([b"", b"latents", b"schema", b"status"]))
-            sockets.append(socket)
+            sockets.append(context.socket(zmq.SUB))
+            sockets[-1].connect(endpoint)
+            topic = random.choice([b"", b"latents", b"schema", b"status"])
+            sockets[-1].subscribe(topic)
+            if b"schema".startswith(topic):
+                curious.append(sockets[-1])
+        end = time.monotonic() + GREETED_S
+        ungreeted = sum(not hears(socket, b"schema", end) for socket in curious)
         for socket in random.sample(sockets, len(sockets) // 2):
             while socket.poll(0):
-                heard += len(socket.recv()) > 0
+                socket.recv()
         while len(sockets) > size:
             sockets.pop(random.randrange(len(sockets))).close(0)
-        say(str(heard))
+        say(str(ungreeted))
     context.destroy(0)
+
+
+def hears(socket: Any, prefix: bytes, end: float) -> bool:
+    """Whether a subscriber gets a message that begins so, until a time."""
+    while socket.poll(max(0, round(1e3 * (end - time.monotonic())))):
+        if socket.recv().startswith(prefix):
+            return True
+    return False
 
 
 def say(word: str) -> None:
