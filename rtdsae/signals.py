@@ -33,6 +33,14 @@ def interrupt(_: int) -> None:
     raise KeyboardInterrupt
 
 
+def ctrl_c() -> None:
+    """SIGINT for the main thread, from another one; also where that waits."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:  # Windows: it comes when the wait is over
+        _thread.interrupt_main()
+
+
 @contextlib.contextmanager
 def interruptible(program: Callable[..., object]) -> Iterator[None]:
     """Has Ctrl-C raise KeyboardInterrupt in the block, a moment later where Python would discard it.
@@ -51,7 +59,7 @@ def interruptible(program: Callable[..., object]) -> Iterator[None]:
     def at(_: int, frame: FrameType | None) -> None:
         while frame is not None and frame.f_code is not getattr(program, "__code__", None):
             if frame.f_code.co_filename == IMPORTS or frame.f_code.co_name == "__del__":
-                again = threading.Timer(AGAIN_S, _thread.interrupt_main)
+                again = threading.Timer(AGAIN_S, ctrl_c)
                 again.daemon = True
                 again.start()
                 return
