@@ -18,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 TOOLS = Path(__file__).parent.parent / "tools"
-sys.path.insert(0, str(TOOLS))
 tool = importlib.import_module("closed_loop")
 game = importlib.import_module("closed_loop_parts.game")
 neurons = importlib.import_module("closed_loop_parts.neurons")
