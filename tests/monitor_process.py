@@ -12,7 +12,11 @@ RTDSAE = [sys.executable, "-m", "rtdsae", "monitor"]
 
 
 class Monitor:
-    """Runs with these arguments until the block ends."""
+    """Runs with these arguments until the block ends.
+
+    Attributes:
+        pages: what shuts the pages that are open: before the monitor goes, which cuts off what they still load.
+    """
 
     def __init__(self, *arguments):
         self.process = subprocess.Popen(
@@ -22,6 +26,7 @@ class Monitor:
         found = re.search(r"http://127\.0\.0\.1:(\d+)", self.said)
         assert found, self.process.communicate(timeout=20)
         self.address, self.port = found[0], int(found[1])
+        self.pages = contextlib.ExitStack()
 
     def page(self, **options):
         """A WebSocket as the page opens it."""
@@ -37,6 +42,7 @@ class Monitor:
         return self
 
     def __exit__(self, *error):
+        self.pages.close()
         self.process.kill()
         with contextlib.suppress(ValueError):
             self.process.communicate(timeout=20)

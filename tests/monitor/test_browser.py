@@ -41,11 +41,12 @@ def browser():
 @pytest.fixture
 def visit(browser):
     """Opens a monitor's page; at the end nothing may have gone wrong in it."""
-    contexts, wrong = [], []
+    monitors, wrong = [], []
 
     def open_page(monitor, *, width=1280, height=900):
         context = browser.new_context(viewport={"width": width, "height": height})
-        contexts.append(context)
+        monitor.pages.callback(context.close)
+        monitors.append(monitor)
         page = context.new_page()
         page.set_default_timeout(SOON_MS)
         page.on("console", lambda message: message.type in ("error", "warning") and wrong.append(message.text))
@@ -55,8 +56,8 @@ def visit(browser):
 
     open_page.wrong = wrong
     yield open_page
-    for context in contexts:
-        context.close()
+    for monitor in monitors:
+        monitor.pages.close()
     assert wrong == []
 
 
@@ -250,12 +251,12 @@ def test_a_monitors_restart_is_survived(station, visit):
         first.stop()
         state(page, "lost")
         assert "The monitor itself is gone" in page.locator("#banner").inner_text()
-    with Monitor("--port", first.port, "--sub", station.endpoint):
-        state(page, "live")
-        later(page)
-        assert page.locator("#banner").is_hidden()
-    assert page.locator("#window").input_value() == "30"
-    page.context.close()
+        with Monitor("--port", first.port, "--sub", station.endpoint):
+            state(page, "live")
+            later(page)
+            assert page.locator("#banner").is_hidden()
+            assert page.locator("#window").input_value() == "30"
+            page.context.close()
     assert all("WebSocket connection" in text for text in visit.wrong)
     visit.wrong.clear()
 
