@@ -79,7 +79,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     keys: KeysFolder = None
     """This client's keys: FOLDER/carry/NAME of rtdsae keys."""
     timeout: float = 5.0
-    """Seconds to wait for the reply; a swap has two minutes."""
+    """Seconds to wait for the reply; once the daemon has it, a swap has two minutes."""
 
     def run(self) -> None:
         """Prints the reply.

@@ -101,15 +101,22 @@ class Control(Connection):
     ) -> tuple[dict[str, Any], list[bytes]]:
         """Any request: its reply, and the frames that came with it.
 
+        Args:
+            request: its name.
+            timeout_s: how long to wait for the reply, where not as long as for other requests; a daemon that is not
+                there is waited for only as long as ever.
+            fields: what else the request has.
+
         Raises:
-            EndpointError: there is no reply in time.
+            EndpointError: there is no daemon, or no reply in time.
             ControlError: the daemon says no; its reason is the message.
         """
-        deadline = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
+        sent_by = time.monotonic() + self.timeout_s
+        deadline = sent_by if timeout_s is None else time.monotonic() + timeout_s
         identity = next(self._ids)
         text = json.dumps({"request": request, "id": identity, **fields}).encode()
         try:
-            self._wait(deadline, zmq.POLLOUT)
+            self._wait(min(sent_by, deadline), zmq.POLLOUT)  # to a daemon that is there: see `_prepare`
             self._socket.send(text, zmq.NOBLOCK)
             while True:
                 self._wait(deadline, zmq.POLLIN)

@@ -85,6 +85,15 @@ def test_nobody_there(tmp_path):
         control.status()
 
 
+@pytest.mark.timeout(30)  # a swap's reply may take two minutes
+def test_a_swap_waits_no_longer_for_a_daemon_that_is_not_there(tmp_path):
+    with (
+        Control(f"ipc://{tmp_path}/control", timeout_s=0.1) as control,
+        pytest.raises(EndpointError, match="is rtdsae serve running with --control"),
+    ):
+        control.swap("tuesday")
+
+
 def test_what_was_given_up_on_does_not_reach_the_next_daemon(tmp_path):
     endpoint = f"ipc://{tmp_path}/control"
     with Control(endpoint, timeout_s=0.1) as control:
