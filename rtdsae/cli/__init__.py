@@ -6,13 +6,14 @@ A verb is a frozen struct whose fields are its flags and whose `run()` does the 
 import contextlib
 import importlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import Protocol
 
 import tyro
 
-from rtdsae.errors import RtdsaeError
+from rtdsae.errors import ConfigError, RtdsaeError
 from rtdsae.signals import interruptible
 
 __all__ = ["main"]
@@ -62,32 +63,43 @@ class Verb(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code: 0, 2 for bad usage or bad input, 130 for Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] in ("-h", "--help"):
-        print(overview())
-        return 0
-    if args[0] == "--version":
-        print(f"rtdsae {importlib.import_module('rtdsae').__version__}")
-        return 0
-    if args[0] not in VERBS:
-        return fail("rtdsae", f"there is no verb {args[0]!r}; the verbs are {', '.join(VERBS)}")
-    prog = f"rtdsae {args[0]}"
+    prog = f"rtdsae {args[0]}" if args and args[0] in VERBS else "rtdsae"
     try:
         with interruptible(main):
-            parse(args[0], args[1:]).run()
+            run(args)
+            sys.stdout.flush()
     except RtdsaeError as error:
         return fail(prog, str(error))
     except ModuleNotFoundError as error:
         return fail(prog, missing_extra(error))
     except BrokenPipeError:  # the reader of our output went away, as `head` does
-        sys.stderr.close()
+        give_up_output()
         return 0
     except OSError as error:  # a full disk, a folder that may not be written
-        return fail(prog, f"{error.filename or 'a file'}: {error.strerror or error}")
+        give_up_output()
+        return fail(prog, f"{error.filename or 'a file, or the output'}: {error.strerror or error}")
     except MemoryError as error:
         return fail(prog, f"out of memory: {str(error) or 'ask for less at once'}")
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def run(args: Sequence[str]) -> None:
+    """What the arguments ask for: a verb, or what rtdsae itself has to say.
+
+    Raises:
+        RtdsaeError: there is no such verb, or what the verb raises.
+    """
+    match args:
+        case [] | ["-h" | "--help", *_]:
+            print(overview())
+        case ["--version", *_]:
+            print(f"rtdsae {importlib.import_module('rtdsae').__version__}")
+        case [verb, *flags] if verb in VERBS:
+            parse(verb, flags).run()
+        case [verb, *_]:
+            raise ConfigError(f"there is no verb {verb!r}; the verbs are {', '.join(VERBS)}")
 
 
 def overview() -> str:
@@ -116,6 +128,7 @@ def parse(verb: str, args: Sequence[str]) -> Verb:
             )
     except SystemExit as stop:
         if not stop.code:  # --help
+            sys.stdout.flush()
             raise
         raise RtdsaeError(f"{one_line(said.getvalue())} (see rtdsae {verb} --help)") from None
     return result
@@ -134,6 +147,14 @@ def missing_extra(error: ModuleNotFoundError) -> str:
     name = (error.name or "a module").partition(".")[0]
     extra = next((extra for extra, modules in EXTRAS.items() if name in modules), "train")
     return f"this verb needs {name}, of rtdsae's extra [{extra}]: in the checkout, pip install '.[{extra}]'"
+
+
+def give_up_output() -> None:
+    """Drops what stdout does not take, which Python would try to write once more as it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(prog: str, message: str) -> int:

@@ -509,6 +509,21 @@ def test_help_fits_a_screen_and_usage_errors_are_one_line():
     assert wrong.stderr.startswith("rtdsae: there is no verb 'fly'; the verbs are demo, train,")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this computer")
+@pytest.mark.parametrize("args", [["--version"], ["--help"], ["keys", "--help"], ["completion", "bash"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_a_full_disk_does_not_take_is_one_line(args, unbuffered, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    with Path("/dev/full").open("w") as full:
+        said = subprocess.run(
+            [sys.executable, "-m", "rtdsae", *args], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert said.returncode == 2
+    assert said.stderr.splitlines() == [
+        f"rtdsae{'' if args[0].startswith('-') else f' {args[0]}'}: a file, or the output: No space left on device"
+    ]
+
+
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_usable_run(here):
     train = [*TRAIN, "--set", "fit.epochs=100000", "--set", "fit.patience=100000"]
