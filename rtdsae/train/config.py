@@ -310,18 +310,18 @@ def convert(tree: dict[str, Any], source: str) -> TrainConfig:
 
 def rules(config: TrainConfig) -> Iterator[tuple[bool, str]]:
     """What must hold between sections, beyond each value's own bounds."""
-    m, o = config.model, config.objective
-    yield m.z_lag <= config.window.anchor_bins, "model.z_lag is above window.anchor_bins, which it looks back on"
+    m, o, w = config.model, config.objective, config.window
+    yield m.z_lag <= w.anchor_bins, "model.z_lag is above window.anchor_bins, which it looks back on"
     yield (
-        config.window.lanes <= config.window.horizon_bins,
-        "window.lanes is above window.horizon_bins, in which they take turns",
+        w.lanes <= w.horizon_bins,
+        f"window.horizon_bins={w.horizon_bins} is too short for the turns of window.lanes={w.lanes}: lower the lanes",
     )
     yield m.causal or not m.z_lag, "model.z_lag is for a causal model: set it to 0 where model.causal is false"
     yield (
         not o.discriminative or isinstance(m.f_prior, Sequence),
         "objective.discriminative needs model.f_prior.kind: sequence",
     )
-    bins = config.window.anchor_bins + config.window.horizon_bins
+    bins = w.anchor_bins + w.horizon_bins
     yield (
         max(o.spike_jitter_bins, o.shift_bins) < bins,
         "objective.spike_jitter_bins and shift_bins: below the window's bins",

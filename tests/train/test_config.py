@@ -109,6 +109,11 @@ def test_every_kind_is_had_by_its_name(tmp_path, key, value, expected):
         ("model: {family: fdmm, con_dim: 3}\n", (), "`con_dim` belongs to another section, family or kind"),
         (MINIMAL, ("objective.f_objective={kind: beta_vae, gamma: 3}",), "`gamma` belongs to another"),
         # between sections
+        (
+            MINIMAL,
+            ("window.lanes=9", "window.horizon_bins=8"),
+            "window.horizon_bins=8 is too short for the turns of window.lanes=9",
+        ),
         (MINIMAL, ("model.z_lag=11",), "model.z_lag is above window.anchor_bins, which it looks back on"),
         (MINIMAL, ("model.z_lag=1", "model.causal=false"), "set it to 0 where model.causal is false"),
         (MINIMAL, ("objective.discriminative=1",), "objective.discriminative needs model.f_prior.kind: sequence"),
