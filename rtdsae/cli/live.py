@@ -57,7 +57,7 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Annotated[float | None, unset("SECONDS", "10")] = None
     """To wait for the stream."""
     provider: Annotated[str | None, unset("NAME", "cpu")] = None
-    """Of ONNX Runtime: cpu, cuda, ..."""
+    """Of ONNX Runtime: cpu, cuda, ...; auto: the quickest."""
     wake: Annotated[WakeMode | None, unset("HOW", "warm")] = None
     """Before each sample: warm, poll or off."""
     metrics: Annotated[str | None, unset("HOST:PORT")] = None

@@ -69,7 +69,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     session: Annotated[str | None, unset("NAME")] = None
     """Which session's neurons, where the bundle has several."""
     provider: str = "cpu"
-    """Of ONNX Runtime: cpu, cuda, ..."""
+    """Of ONNX Runtime: cpu, cuda, ...; auto for the quickest here."""
     set: Annotated[list[str], unset("KEY=VALUE")] = msgspec.field(default_factory=list)
     """A setting of the daemon, as for rtdsae serve: priority=50, cpus=[1], wake=poll."""
 
@@ -81,18 +81,20 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
         """
         from rtdsae import bundle as bundles
         from rtdsae import shipped
+        from rtdsae.serve.provider import AUTO, quickest
 
         if not 0 < self.seconds < 1e6:
             raise ConfigError(f"--seconds {self.seconds:g}: must be above 0")
         bundle = bundles.load(shipped.model(self.bundle)).session(self.session)
         manifest = bundle.manifest
-        step_us = time_steps(bundle, self.provider)
+        provider = quickest(bundle) if self.provider == AUTO else self.provider
+        step_us = time_steps(bundle, provider)
         with caught(interrupt), tempfile.TemporaryDirectory(prefix="rtdsae-bench-") as folder:
-            times, lost = self._measure(bundle, Path(folder))
+            times, lost = self._measure(bundle, provider, Path(folder))
         found = {stage: quantiles(us) for stage, us in stages(times).items()}
         width_us = 1e6 * manifest.bin_width_s
         holds = bool(lost == 0 and found[STAGES[-1]]["p99.9"] < width_us)
-        print(f"{manifest.name}: {len(manifest.channels)} channels, {1 / manifest.bin_width_s:g} Hz, {self.provider}")
+        print(f"{manifest.name}: {len(manifest.channels)} channels, {1 / manifest.bin_width_s:g} Hz, {provider}")
         print(table({**found, "step alone, warm": quantiles(step_us)}), end="")
         verdict = "holds" if holds else "does NOT hold"
         few = "" if len(times) >= FEWEST else f" (of so few bins that is the slowest one: {FEWEST} tell more)"
@@ -101,7 +103,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
             "bundle": manifest.name,
             "channels": len(manifest.channels),
             "bin_width_s": manifest.bin_width_s,
-            "provider": self.provider,
+            "provider": provider,
             "set": self.set,
             "bins": len(times),
             "lost": lost,
@@ -113,7 +115,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
         if not holds:
             raise SystemExit(1)
 
-    def _measure(self, bundle: "Bundle", folder: Path) -> tuple[NDArray[np.float64], int]:
+    def _measure(self, bundle: "Bundle", provider: str, folder: Path) -> tuple[NDArray[np.float64], int]:
         """Times `(n, 4)` of each bin, push, in, out and subscriber, in LSL seconds; and how many bins were lost."""
         import pylsl
 
@@ -123,7 +125,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
         write_recording(bundle, folder / "golden.npz")
         replay = ["replay", str(folder / "golden.npz"), "--channels", "all", "--source-id", source_id, "--loop"]
         serve = ["serve", str(self.bundle), "--stream", f"source_id={source_id}", "--pub", endpoint]
-        serve += ["--provider", self.provider, "--timeout", f"{START_S:g}"]
+        serve += ["--provider", provider, "--timeout", f"{START_S:g}"]
         serve += ["--session", self.session] if self.session else []
         serve += [part for setting in self.set for part in ("--set", setting)]
         with (

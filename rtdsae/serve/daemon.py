@@ -12,9 +12,11 @@ import signal
 import threading
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pylsl
 
+from rtdsae import bundle as bundles
 from rtdsae import shipped
 from rtdsae.bins import BinCounters, Bins
 from rtdsae.errors import RtdsaeError
@@ -28,6 +30,7 @@ from rtdsae.serve.latency import Latency
 from rtdsae.serve.link import Link
 from rtdsae.serve.outlet import Outlet
 from rtdsae.serve.pipeline import Pipeline
+from rtdsae.serve.provider import AUTO, quickest
 from rtdsae.serve.publisher import Publisher
 from rtdsae.serve.realtime import RealTime, settle
 from rtdsae.serve.settings import Settings
@@ -89,6 +92,8 @@ class Daemon:
 
     def _start(self) -> bool:
         """Loads, checks, binds and connects; False when a signal came first."""
+        if self.settings.model.provider == AUTO:
+            self.settings = _with_quickest(self.settings)  # a swapped bundle runs there, too
         settings = self.settings
         RealTime(settings.priority, settings.cpus, settings.lock_memory).apply()
         self._pipeline = Pipeline(settings.bundle, settings.session, settings.model, self.run_id)
@@ -319,3 +324,9 @@ class Daemon:
     def _on_signal(self, number: int) -> None:
         self.force_exit = self.should_exit and number == signal.SIGINT
         self.should_exit = True
+
+
+def _with_quickest(settings: Settings) -> Settings:
+    """The same, with the provider that `auto` stands for here."""
+    provider = quickest(bundles.load(settings.bundle).session(settings.session))
+    return msgspec.structs.replace(settings, model=msgspec.structs.replace(settings.model, provider=provider))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rtdsae.bundle import Bundle
 from rtdsae.errors import BundleError, ConfigError, one_line
 
-__all__ = ["TOLERANCE", "Engine"]
+__all__ = ["TOLERANCE", "Engine", "providers"]
 
 log = logging.getLogger(__name__)
 
@@ -161,11 +161,13 @@ def _difference(found: Float32, expected: Float32) -> float:
     return float(np.nan_to_num(off, nan=np.inf).max())
 
 
+def providers() -> dict[str, str]:
+    """ONNX Runtime's execution providers that this installation has, by their first word in lower case."""
+    return {p.removesuffix("ExecutionProvider").lower(): p for p in onnxruntime.get_available_providers()}
+
+
 def _provider(name: str) -> str:
-    """ONNX Runtime's name of a provider that users call by its first word, in lower case."""
-    there: dict[str, str] = {
-        p.removesuffix("ExecutionProvider").lower(): p for p in onnxruntime.get_available_providers()
-    }
+    there = providers()
     if name.lower() not in there:
         raise ConfigError(f"provider {name!r} is not in this onnxruntime; it has {', '.join(sorted(there))}")
     return there[name.lower()]

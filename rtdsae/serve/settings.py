@@ -30,7 +30,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     anchor: Anchoring | None = None
     """When the model is anchored: once, every R bins, or in lanes; None for lanes where the bundle has several."""
     provider: str = "cpu"
-    """ONNX Runtime's execution provider: cpu, cuda, ..."""
+    """ONNX Runtime's execution provider: cpu, cuda, ...; auto measures, and takes the quickest of this computer."""
     history_s: Annotated[float, Meta(ge=0, le=86400)] = 120.0
     """How much of what was published is kept for subscribers that missed some."""
 
