@@ -26,6 +26,7 @@ fit: {{epochs: 2, accelerator: cpu}}
 CHROMIUM = Path("/usr/bin/chromium")
 PANELS = ["scores", "rates", "factors", "behaviour", "inputs", "traversals", "since_anchor", "causality", "training"]
 CONTINUOUS = {"segments": np.empty((0, 2), int), "conditions": None}
+MANY = {"behaviour": np.sin(np.arange(900)[:, None] / (9 + np.arange(7))), "behaviour_labels": tuple("abcdefg")}
 BARE = CONTINUOUS | {"behaviour": None, "behaviour_labels": (), "true_rates": None}
 
 
@@ -60,7 +61,7 @@ def trained(folder, name, family, made, *more):
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     trained(folder, "trials <b>", "lfads", recording(), "--set", "data.heldout_every=4")
-    trained(folder, "stream", "fhvae", recording(**CONTINUOUS, true_rates=None))
+    trained(folder, "stream", "fhvae", recording(**CONTINUOUS, **MANY, true_rates=None))
     trained(folder, "bare", "dsae_full", recording(**BARE))
     acausal = ("--data", folder / "trials <b>.h5", "--out", folder / "acausal", "--set", "data.heldout_every=4")
     rtdsae("train", folder / "lfads.yaml", *acausal, "--set", "model.causal=false")
@@ -158,6 +159,11 @@ def test_what_is_shown_of_rates_depends_on_what_is_known(runs):
     assert "Rates against PSTHs, by condition" in other.sections["rates"]
     assert "nothing of it is left to fit on" in other.sections["scores"]
     assert "trials <b> · no truth" in other.sections[""]
+
+
+def test_more_columns_than_a_figure_has_rows_are_said_to_be_more(runs):
+    assert "The first 6 of 7 columns." in (runs / "stream" / "report.html").read_text()
+    assert "columns." not in (runs / "trials <b>" / "report.html").read_text()
 
 
 def test_scores_are_those_of_json_beside_their_null_models(runs):
