@@ -260,7 +260,7 @@ def _part(recording: "Recording", split: str, file: Path) -> "Recording":
 
 def _heldin(recording: "Recording") -> "Recording":
     """The recording of the neurons that a model sees."""
-    seen = ~np.asarray(recording.heldout)
+    seen = recording.heldin
     rates = None if recording.true_rates is None else recording.true_rates[:, seen]
     labels = tuple(label for label, kept in zip(recording.channels, seen, strict=True) if kept)
     return replace(recording, counts=recording.counts[:, seen], channels=labels, true_rates=rates, heldout=None)

@@ -71,8 +71,7 @@ def oracle_rates(
         system = system_of(recording.generator)
     except RecordingError as error:
         raise ValueError(str(error)) from None
-    heldout = recording.heldout
-    heldin = np.arange(recording.n_channels) if heldout is None else np.flatnonzero(~heldout)
+    heldin = np.flatnonzero(recording.heldin)
     conditions = conditions_of(recording, segments)
     check_made_by(system, recording, segments, conditions)
     lengths = segments[:, 1] - segments[:, 0]

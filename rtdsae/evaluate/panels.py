@@ -93,7 +93,7 @@ def truth_panel(scored: Scored) -> tuple[str, Figure]:
 def spikes_panel(scored: Scored) -> tuple[str, Figure]:
     """Inferred rates over the spikes, of neurons from the best to the worst."""
     scores = bits_of_each(scored)
-    unseen = scored.recording.heldout is not None and scored.recording.heldout.any()
+    unseen = not scored.recording.heldin.all()
     whose = "held-out neurons, whose spikes the model has not seen" if unseen else "neurons, whose spikes the model saw"
     reading = (
         f"{stretch_in_words(scored)}. A grey tick is a bin with a spike, a longer one with two, or with three or more. "
@@ -134,9 +134,9 @@ def psth_panel(scored: Scored) -> tuple[str, Figure]:
     recorded, inferred = trials.means(counts), trials.means(scored.outputs["rates"][trials.rows])
     flat = recorded.reshape(-1, recorded.shape[2]), inferred.reshape(-1, recorded.shape[2])
     scores = r2(*flat)
-    unseen = recording.heldout is not None and bool(recording.heldout.any())
-    if recording.heldout is not None and unseen:
-        scores = np.where(recording.heldout, scores, np.nan)
+    unseen = not recording.heldin.all()
+    if unseen:
+        scores = np.where(recording.heldin, np.nan, scores)
     some = figures.ranked(scores, PSTH_NEURONS)
     if not some:
         raise ValueError("no neuron's PSTH varies")
@@ -156,8 +156,7 @@ def bits_of_each(scored: Scored) -> np.ndarray:
     """Bits per spike of every neuron, of the held-out ones alone where there are some; NaN elsewhere."""
     recording = scored.recording
     counts, expected = recording.counts[scored.bins], scored.outputs["rates"] * recording.bin_width_s
-    heldout = recording.heldout
-    asked = np.ones(counts.shape[1], bool) if heldout is None or not heldout.any() else heldout
+    asked = recording.heldin if recording.heldin.all() else ~recording.heldin
     known = asked & (counts.sum(0) >= LEAST_SPIKES)
     scores = [bits_per_spike(expected[:, [i]], counts[:, [i]]) if known[i] else np.nan for i in range(len(known))]
     return np.array(scores)

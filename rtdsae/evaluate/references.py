@@ -155,7 +155,7 @@ def limited(segments: np.ndarray, most: int = MOST_BINS) -> np.ndarray:
 def glm_reference(recording: Recording, parts: Parts, skip: int) -> tuple[float, str]:
     """Held-out neurons from the recent spikes of the held-in ones."""
     assert recording.heldout is not None
-    seen = recording.counts[:, ~recording.heldout]
+    seen = recording.counts[:, recording.heldin]
     if seen.shape[1] > MOST_COLUMNS:
         raise ValueError(f"not fitted to more than {MOST_COLUMNS} channels")
     fit, choose, scored = (
@@ -174,7 +174,7 @@ def glm_reference(recording: Recording, parts: Parts, skip: int) -> tuple[float,
 def ridge_reference(recording: Recording, parts: Parts, skip: int) -> tuple[float, str]:
     """Behaviour from the last bins of the held-in spikes."""
     assert recording.behaviour is not None
-    seen = recording.counts if recording.heldout is None else recording.counts[:, ~recording.heldout]
+    seen = recording.counts if recording.heldout is None else recording.counts[:, recording.heldin]  # no needless copy
     lags = min(HISTORY, MOST_COLUMNS // seen.shape[1])
     if not lags:
         raise ValueError(f"not fitted to more than {MOST_COLUMNS} channels")

@@ -266,7 +266,7 @@ def check_same(run: Run, neurons: list[str], recording: Recording, path: Path) -
 def score(run: Run, recording: Recording, bins: np.ndarray, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
     """Every score that the recording allows, over these bins."""
     counts, expected = recording.counts[bins], outputs["rates"] * recording.bin_width_s
-    heldout = np.zeros(recording.n_channels, bool) if recording.heldout is None else recording.heldout
+    heldin, heldout = recording.heldin, ~recording.heldin
     behaviour, truth, labels = recording.behaviour, recording.true_rates, recording.behaviour_labels
     reasons: dict[str, str] = {}
 
@@ -284,8 +284,8 @@ def score(run: Run, recording: Recording, bins: np.ndarray, outputs: dict[str, n
     elif list(labels) != run.info["behaviour_labels"]:
         no_behaviour = f"the model decodes {', '.join(run.info['behaviour_labels']) or 'none'}, not {', '.join(labels)}"
     scores = {
-        "nll": attempt("nll", "", lambda: poisson_nll(expected[:, ~heldout], counts[:, ~heldout])),
-        "bps": attempt("bps", "", lambda: bits_per_spike(expected[:, ~heldout], counts[:, ~heldout])),
+        "nll": attempt("nll", "", lambda: poisson_nll(expected[:, heldin], counts[:, heldin])),
+        "bps": attempt("bps", "", lambda: bits_per_spike(expected[:, heldin], counts[:, heldin])),
         "co_bps": attempt(
             "co_bps",
             "" if heldout.any() else "no neuron is held out: train with data.heldout_every",

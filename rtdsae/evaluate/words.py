@@ -195,7 +195,7 @@ def facts(scored: Scored) -> list[tuple[str, str]]:
     """What the model and its data are, name by name."""
     run, d, recording = scored.run, scored.run.dims, scored.recording
     session = run.info["sessions"][scored.session]
-    heldout = 0 if recording.heldout is None else int(recording.heldout.sum())
+    heldout = int((~recording.heldin).sum())
     neurons = f"{recording.n_channels}" + (f", {heldout} of them held out" if heldout else "")
     s = scored.scores
     width = 1000 * recording.bin_width_s

@@ -129,6 +129,11 @@ class Recording:
         """Number of segments, n."""
         return len(self.segments)
 
+    @property
+    def heldin(self) -> np.ndarray:
+        """True for the channels that a model sees: all but `heldout`, `(C,)`."""
+        return np.ones(self.n_channels, bool) if self.heldout is None else ~self.heldout
+
     @cached_property
     def hash(self) -> str:
         """SHA-256 of all the data that the recording holds, in hex: the `data hash` of a bundle's provenance."""

@@ -79,7 +79,7 @@ def survey(recording: Recording) -> Survey:
     return Survey(
         session=recording.session,
         channels=recording.n_channels,
-        heldout=0 if recording.heldout is None else int(recording.heldout.sum()),
+        heldout=int((~recording.heldin).sum()),
         bins=len(look.counts),
         bin_width_s=recording.bin_width_s,
         seconds=len(look.counts) * recording.bin_width_s,

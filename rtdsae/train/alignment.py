@@ -125,12 +125,11 @@ def usual_bins(recording: Recording, conditions: Sequence[str]) -> int:
 
 def averages(session: Session, recording: Recording, conditions: Sequence[str], bins: int) -> np.ndarray:
     """The mean over training trials of each condition's first bins, normalised: (conditions, bins, C)."""
-    heldout = np.zeros(recording.n_channels, bool) if recording.heldout is None else recording.heldout
     long_enough = recording.segments[:, 1] - recording.segments[:, 0] >= bins
     means = []
     for condition in conditions:  # one after another: as floats the whole recording might not fit into memory
         firsts = recording.segments[trials_of(recording, condition) & long_enough, 0]
-        counts = recording.counts[firsts[:, None] + np.arange(bins)][..., ~heldout].astype(np.float32)
+        counts = recording.counts[firsts[:, None] + np.arange(bins)][..., recording.heldin].astype(np.float32)
         means.append(session.readin.normalise(torch.from_numpy(counts)).numpy().mean(0))
     return np.stack(means)
 

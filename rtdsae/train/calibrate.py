@@ -145,10 +145,9 @@ def rebuild(source: Bundle, recording: Recording, name: str, config: TrainConfig
     m, arrays = source.manifest, dict(source.weights())
     averages = arrays.pop("alignment", None)
     old = [source.session(known).manifest for known in m.sessions]
-    seen = recording.n_channels - (0 if recording.heldout is None else int(recording.heldout.sum()))
     neurons = [Neurons(s, len(o.channels), o.output("rates").shape[0]) for s, o in zip(m.sessions, old, strict=True)]
     dims = Dims(
-        sessions=(*neurons, Neurons(name, seen, recording.n_channels)),
+        sessions=(*neurons, Neurons(name, int(recording.heldin.sum()), recording.n_channels)),
         n_external=len(m.external),
         n_behaviour=sum(o.shape[0] for o in m.outputs if o.name == "behaviour"),
         n_labels=1,

@@ -18,7 +18,6 @@ __all__ = [
     "check_together",
     "describe",
     "dims_of",
-    "heldout_flags",
     "last_bins",
     "neurons_of",
     "prepare",
@@ -70,8 +69,7 @@ def dims_of(recordings: Sequence[Recording], config: TrainConfig) -> Dims:
 
 def neurons_of(recording: Recording, path: str) -> Neurons:
     """A session's name and sizes."""
-    n = recording.n_channels
-    return Neurons(session_name(recording, path), n - sum(heldout_flags(recording)), n)
+    return Neurons(session_name(recording, path), int(recording.heldin.sum()), recording.n_channels)
 
 
 def session_name(recording: Recording, path: str) -> str:
@@ -81,7 +79,7 @@ def session_name(recording: Recording, path: str) -> str:
 
 def describe(recording: Recording, path: str) -> dict[str, Any]:
     """What run.json keeps of a session."""
-    seen = [c for c, h in zip(recording.channels, heldout_flags(recording), strict=True) if not h]
+    seen = [channel for channel, kept in zip(recording.channels, recording.heldin, strict=True) if kept]
     return {
         "name": session_name(recording, path),
         "source": Path(path).name,
@@ -123,12 +121,6 @@ def vocabulary(recordings: Sequence[Recording]) -> list[str]:
 
 def last_bins(recording: Recording) -> dict[str, np.ndarray]:
     """The last bins of a recording, repeated where it is short: `x` as the encoders see it, and `u`."""
-    heldin = [not h for h in heldout_flags(recording)]
     bins = np.resize(np.arange(recording.n_bins)[-SAMPLE_BINS:], SAMPLE_BINS)
-    arrays = {"x": recording.counts[bins][:, heldin].astype(np.float32)}
+    arrays = {"x": recording.counts[bins][:, recording.heldin].astype(np.float32)}
     return arrays if recording.external is None else arrays | {"u": recording.external[bins].astype(np.float32)}
-
-
-def heldout_flags(recording: Recording) -> list[bool]:
-    """Which channels the encoders do not see."""
-    return [False] * recording.n_channels if recording.heldout is None else recording.heldout.tolist()

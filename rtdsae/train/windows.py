@@ -52,8 +52,7 @@ class Tensors:
     def __init__(self, recording: Recording, cv_mask: float = 0.0) -> None:
         self.recording = recording
         self.counts = torch.from_numpy(compact(recording.counts))
-        heldout = np.zeros(recording.n_channels, bool) if recording.heldout is None else recording.heldout
-        self.heldin = torch.from_numpy(~heldout)
+        self.heldin = torch.from_numpy(recording.heldin)
         self.u = None if recording.external is None else torch.from_numpy(recording.external.astype(np.float32))
         self.cv_mask = cv_mask
 

@@ -45,17 +45,13 @@ def family_for(recordings, readin_dim=DIM, name="lfads"):
     family = make_family(model, dims)
     for i, r in enumerate(recordings):
         counts = torch.from_numpy(r.counts.astype(np.float32))
-        family.use(i).session.fit(counts, counts[:, seen(r)])
+        family.use(i).session.fit(counts, counts[:, r.heldin])
     return family
-
-
-def seen(r):
-    return np.ones(r.n_channels, bool) if r.heldout is None else ~r.heldout
 
 
 def read_in(family, i, r, words=WORDS, split="test"):
     """Averages of a split's trials in the common inputs, (conditions · bins, readin_dim), begun at the first bin."""
-    x = torch.from_numpy(r.counts[:, seen(r)].astype(np.float32))
+    x = torch.from_numpy(r.counts[:, r.heldin].astype(np.float32))
     readin = family.use(i).readin
     inputs = readin(readin.normalise(x)).detach().numpy()
     bins = np.diff(r.segments).min()
