@@ -35,6 +35,10 @@ class Gaussian(NamedTuple):
         spread = (0.5 * self.logvar).exp() * noise
         return self.mean + (spread if self.lower is None else spread + (self.lower @ noise[..., None])[..., 0])
 
+    def draw(self, sample: bool) -> Tensor:
+        """A sample, or the mean."""
+        return self.sample(torch.randn_like(self.mean) if sample else None)
+
     def variance(self) -> Tensor:
         """The marginal variances, the diagonal of L Lᵀ: (..., D)."""
         own = self.logvar.exp()

@@ -151,9 +151,8 @@ class Inferred(NamedTuple):
     @classmethod
     def once(cls, factors: Tensor, z: Tensor, q_z: Gaussian, p_z: Gaussian, q_f: Gaussian, f: Tensor) -> "Inferred":
         """Of a model that infers f once a window: q_f and its sample f are (B, f_dim)."""
-        tiled = f[:, None].expand(-1, z.shape[1], -1)
         counts = torch.ones_like(f[:, :1])
-        return cls(factors, z, tiled, q_z, p_z, q_f.map(lambda part: part[:, None]), f[:, None], counts)
+        return cls(factors, z, tile(f, z.shape[1]), q_z, p_z, q_f.map(lambda part: part[:, None]), f[:, None], counts)
 
 
 class Explained(NamedTuple):
@@ -331,7 +330,7 @@ class Family(nn.Module, ABC):
         return hold(q.sample(noise), p.sample(noise), observed), memory, p
 
     def scan_z(self, q: Gaussian, observed: Tensor, sample: bool) -> tuple[Tensor, Gaussian]:
-        """Z of a window whose posteriors are known beforehand, (B, R, z_dim), and its priors."""
+        """The z of a window whose posteriors are known beforehand, (B, R, z_dim), and its priors."""
         z, memory = self.z_prior.begin(len(q.mean))
         noise = torch.randn_like(q.mean) if sample else None
         zs, ps = [], []
@@ -374,6 +373,11 @@ class Latents(NamedTuple):
 def pack(state: Any) -> Tensor:
     """A named state as one tensor, (lanes, N)."""
     return torch.cat([part for part in state if part.shape[1]], 1)
+
+
+def tile(f: Tensor, n_bins: int) -> Tensor:
+    """The same f at every bin: (B, f_dim) -> (B, n_bins, f_dim)."""
+    return f[:, None].expand(-1, n_bins, -1)
 
 
 def stack(parts: list[Gaussian]) -> Gaussian:

@@ -111,7 +111,7 @@ class StaticPrior(nn.Module, ABC):
 
 
 class LearnableGaussian(StaticPrior):
-    """`gaussian`, and `tiled` over time: μ and κ separately fixed or learnt."""
+    """`gaussian`: μ and κ, each fixed or learnt."""
 
     def __init__(self, dim: int, config: Normal) -> None:
         super().__init__()

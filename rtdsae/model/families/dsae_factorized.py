@@ -11,12 +11,11 @@ Source: Li & Mandt 2018 (arXiv:1803.02991), "factorized" q. Published, f sees th
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from rtdsae.model.distributions import GaussianHead, linear
 from rtdsae.model.encoders import lagged, push
-from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, StaticInference
+from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, StaticInference, tile
 from rtdsae.model.generators import Framewise
 from rtdsae.model.priors import RNN, DynamicPriorConfig, Normal, StaticPriorConfig
 
@@ -87,10 +86,10 @@ class DSAEFactorized(Family):
     def infer(self, inputs: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Inferred:
         """A whole window, a part at a time."""
         q_f = self.f_enc(inputs[:, : self.start] if self.causal else inputs)
-        f = q_f.sample(torch.randn_like(q_f.mean) if sample else None)
+        f = q_f.draw(sample)
         q_z = self.z_posterior(self.drop(lagged(self.z_enc(inputs), self.start, self.z_lag)))
         z, p_z = self.scan_z(q_z, observed[:, self.start :], sample)
-        factors = self.generate(f[:, None].expand(-1, z.shape[1], -1), z, u)
+        factors = self.generate(tile(f, z.shape[1]), z, u)
         return Inferred.once(factors, z, q_z, p_z, q_f, f)
 
     def generate(self, f: Tensor, z: Tensor, u: Tensor | None) -> Tensor:

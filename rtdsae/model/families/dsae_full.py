@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rtdsae.model.distributions import GaussianHead
 from rtdsae.model.encoders import Encoder, lagged, push
-from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, StaticInference
+from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, StaticInference, tile
 from rtdsae.model.generators import Generator, StaticUse
 from rtdsae.model.priors import RNN, DynamicPriorConfig, Normal, StaticPriorConfig
 
@@ -96,7 +96,7 @@ class DSAEFull(Family):
     def begin(self, inputs: Tensor) -> State:
         """The state after the anchor bins, on which the dynamic encoder is warmed once f is known."""
         f = self.f_enc(inputs).mean
-        enc = self.z_enc.scan(with_static(inputs, f))
+        enc = self.z_enc.scan(torch.cat([inputs, tile(f, inputs.shape[1])], 2))
         rnn = self.z_rnn.scan(self.z_enc.out(enc))
         line = self.z_rnn.out(rnn)[:, rnn.shape[1] - self.z_lag :].flatten(1)
         z, memory = self.z_prior.begin(len(f))
@@ -114,18 +114,14 @@ class DSAEFull(Family):
     def infer(self, inputs: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Inferred:
         """A whole window, a part at a time."""
         q_f = self.f_enc(inputs[:, : self.start] if self.causal else inputs)
-        f = q_f.sample(torch.randn_like(q_f.mean) if sample else None)
-        r = self.z_rnn(self.z_enc(with_static(inputs, f), observed), observed)
+        f = q_f.draw(sample)
+        with_f = torch.cat([inputs, tile(f, inputs.shape[1])], 2)
+        r = self.z_rnn(self.z_enc(with_f, observed), observed)
         q_z = self.z_posterior(self.drop(lagged(r, self.start, self.z_lag)))
         z, p_z = self.scan_z(q_z, observed[:, self.start :], sample)
-        factors = self.generate(f[:, None].expand(-1, z.shape[1], -1), z, u)
+        factors = self.generate(tile(f, z.shape[1]), z, u)
         return Inferred.once(factors, z, q_z, p_z, q_f, f)
 
     def generate(self, f: Tensor, z: Tensor, u: Tensor | None) -> Tensor:
         """Factors from both latents alone."""
         return self.gen.read(self.gen.scan(z, f, u))
-
-
-def with_static(inputs: Tensor, f: Tensor) -> Tensor:
-    """[x_t, f] of every bin: (B, T, readin), (B, f_dim) -> (B, T, readin + f_dim)."""
-    return torch.cat([inputs, f[:, None].expand(-1, inputs.shape[1], -1)], 2)

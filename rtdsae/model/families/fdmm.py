@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rtdsae.model.distributions import Gaussian, GaussianHead, linear
 from rtdsae.model.encoders import Encoder, lagged, push
-from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, StaticInference, stack
+from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, StaticInference, stack, tile
 from rtdsae.model.generators import Framewise
 from rtdsae.model.priors import DynamicPriorConfig, Gated, Normal, StaticPriorConfig
 
@@ -104,7 +104,7 @@ class FDMM(Family):
     def infer(self, inputs: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Inferred:
         """A whole window: the encoder at once, then the combiner bin by bin, on samples of z."""
         q_f = self.f_enc(inputs[:, : self.start] if self.causal else inputs)
-        f = q_f.sample(torch.randn_like(q_f.mean) if sample else None)
+        f = q_f.draw(sample)
         drive = torch.tanh(self.from_data(self.drop(lagged(self.z_enc(inputs, observed), self.start, self.z_lag))))
         noise = torch.randn(*drive.shape[:2], self.z_dim, device=drive.device, dtype=drive.dtype) if sample else None
         z, memory = self.z_prior.begin(len(f))
@@ -117,7 +117,7 @@ class FDMM(Family):
             qs.append(q)
             ps.append(p)
         latents = torch.stack(zs, 1)
-        factors = self.generate(f[:, None].expand(-1, len(zs), -1), latents, u)
+        factors = self.generate(tile(f, len(zs)), latents, u)
         return Inferred.once(factors, latents, stack(qs), stack(ps), q_f, f)
 
     def generate(self, f: Tensor, z: Tensor, u: Tensor | None) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from rtdsae.model.cells import hold, make_cell
 from rtdsae.model.distributions import Gaussian, GaussianHead
 from rtdsae.model.encoders import Encoder, lagged, push
-from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size
+from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, tile
 from rtdsae.model.generators import Generator
 from rtdsae.model.priors import DynamicPriorConfig, Sequence, StaticPriorConfig, Tiled
 
@@ -113,7 +113,7 @@ class FHVAE(Family):
         total = self.f_posterior(self.block_cell.out(block)).mean
         blocks = torch.ones_like(total[:, :1])
         f = self.estimate(total, blocks)
-        enc = self.z_enc.scan(torch.cat([inputs, f[:, None].expand(-1, inputs.shape[1], -1)], 2))
+        enc = self.z_enc.scan(torch.cat([inputs, tile(f, inputs.shape[1])], 2))
         line = self.z_enc.out(enc)[:, enc.shape[1] - self.z_lag :].flatten(1)
         z, memory = self.z_prior.begin(len(f))
         return State(first, torch.zeros_like(blocks), total, blocks, enc[:, -1], line, self.gen.begin(f), z, memory)
@@ -165,7 +165,7 @@ class FHVAE(Family):
             ends.append(ended)
             state, phase = hold(self.block_first.expand_as(state), state, ended), phase * (1 - ended)
         q = self.f_posterior(self.drop(self.block_cell.out(torch.stack(states, 1))))
-        return q, q.sample(torch.randn_like(q.mean) if sample else None), torch.cat(ends, 1)
+        return q, q.draw(sample), torch.cat(ends, 1)
 
     def generate(self, f: Tensor, z: Tensor, u: Tensor | None) -> Tensor:
         """Factors from both latents alone."""

@@ -138,7 +138,7 @@ class LFADS(Family):
     def infer(self, inputs: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Inferred:
         """A whole window: the encoder and its projections at once, then `transition` bin by bin."""
         q_f = self.ic(inputs[:, : self.start] if self.causal else inputs)
-        f = q_f.sample(torch.randn_like(q_f.mean) if sample else None)
+        f = q_f.draw(sample)
         encoded = self.drop(lagged(self.ci_enc(inputs, observed), self.start, self.z_lag))
         noise = encoded.new_empty(*encoded.shape[:2], self.z_dim).normal_() if sample else None
         run = self.run_by_hand if self.handwritten and by_hand(encoded) else self.run
