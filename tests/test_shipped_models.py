@@ -39,7 +39,7 @@ def test_its_card_and_manifest_say_what_it_is_and_how_to_remake_it(path):
     loaded = bundle.load(path)
     m, card = loaded.manifest, loaded.files["MODEL_CARD.md"].decode()
     assert m.name == path.name
-    assert convert(m.config, path.name).model.__struct_config__.tag == m.family
+    assert convert(m.config, path.name).model.family == m.family
     assert f"./tools/make_models {path.name}" in card
     assert m.scores["r2_true_rates"] > 0.3
     assert f"{m.scores['r2_true_rates']:.4g}" in card

@@ -218,7 +218,7 @@ def inputs_panel(scored: Scored) -> tuple[str, Figure]:
     chosen = np.sort(np.argsort(-used, kind="stable")[:DIMENSIONS])
     titles = [f"z {i}" for i in chosen.tolist()]
     prior, width = (mean[chosen], sd[chosen]), scored.recording.bin_width_s
-    what = "z, the inferred input" if scored.family_name == "lfads" else "z, the dynamic latent"
+    what = "z, the inferred input" if scored.run.config.model.family == "lfads" else "z, the dynamic latent"
     rule = (
         f"the {len(chosen)} of {z.shape[1]} dimensions that vary most beside their prior; the grey band is that "
         "prior: its mean, and 2 standard deviations to either side"

@@ -72,13 +72,8 @@ class Scored:
 
     @property
     def name(self) -> str:
-        """The session's."""
+        """The session's name."""
         return str(self.scores["session"])
-
-    @property
-    def family_name(self) -> str:
-        """The model's family, as in a configuration."""
-        return str(self.run.config.model.__struct_config__.tag)
 
     @property
     def lengths(self) -> np.ndarray:

@@ -200,10 +200,7 @@ def facts(scored: Scored) -> list[tuple[str, str]]:
     s = scored.scores
     width = 1000 * recording.bin_width_s
     return [
-        (
-            "family",
-            str(run.config.model.__struct_config__.tag) + ("" if run.config.model.causal else ", acausal reference"),
-        ),
+        ("family", run.config.model.family + ("" if run.config.model.causal else ", acausal reference")),
         ("session", scored.name),
         ("trained on", f"{session['source']} (hash {session['data_hash'][:12]})"),
         ("neurons", neurons),
@@ -216,7 +213,7 @@ def facts(scored: Scored) -> list[tuple[str, str]]:
 def summary(scored: Scored) -> str:
     """What this model is and how good it is, in plain words."""
     recording, s = scored.recording, scored.scores
-    family = FAMILIES.get(scored.family_name, "a model")
+    family = FAMILIES.get(scored.run.config.model.family, "a model")
     how = "It needs no future: every figure is of what it says at a bin from the spikes up to it."
     if not scored.run.config.model.causal:
         how = "It sees the future within a window: an offline reference, which cannot be streamed."

@@ -72,6 +72,11 @@ class FamilyConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     clip: Annotated[float, Meta(gt=0)] = 5.0
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
 
+    @property
+    def family(self) -> str:
+        """The family's name, as a configuration has it."""
+        return str(self.__struct_config__.tag)
+
 
 @dataclass(frozen=True)
 class Neurons:

@@ -227,7 +227,7 @@ def manifest(run: Run, family: Family, name: str, lanes: int) -> bundle.Manifest
     return bundle.Manifest(
         format=bundle.FORMAT,
         name=name,
-        family=family_of(run),
+        family=run.config.model.family,
         config=msgspec.to_builtins(run.config),
         channels=home.channels,
         outputs=home.outputs,
@@ -283,7 +283,7 @@ def card(run: Run, name: str, lanes: int) -> str:
             "|---|--:|",
             *rows,
         ]
-    title = TITLES[family_of(run)]
+    title = TITLES[run.config.model.family]
     turns = f"in a stream its {lanes} lanes take turns at being anchored anew"
     upkeep = turns if lanes > 1 else "in a stream it runs on from one anchor"
     return "\n".join(
@@ -310,8 +310,3 @@ def card(run: Run, name: str, lanes: int) -> str:
             "",
         ]
     )
-
-
-def family_of(run: Run) -> str:
-    """The family's name, as a configuration has it."""
-    return str(type(run.config.model).__struct_config__.tag)

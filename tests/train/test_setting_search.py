@@ -107,7 +107,7 @@ def test_trials_may_be_of_several_families_and_kinds(here):
     (here / "c.yaml").write_text(shared + "objective: {kl_f_scale: 0.2}\n")
     wanted = load_search(write(here, space=space), ("wave.h5",))
     config = wanted.config({"model.z_prior.kind": "rnn", "model.family": "fhvae", "model.gen_dim": 9})
-    assert (config.model.__struct_config__.tag, config.model.gen_dim, config.objective.kl_f_scale) == ("fhvae", 9, 0.2)
+    assert (config.model.family, config.model.gen_dim, config.objective.kl_f_scale) == ("fhvae", 9, 0.2)
     assert config.model.z_prior.__struct_config__.tag == "rnn"
     assert config.model.fac_dim == wanted.base.model.fac_dim  # which the base names
     (here / "c.yaml").write_text(BASE)
