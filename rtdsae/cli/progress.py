@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rtdsae.train.fit import Progress as Epoch
+from rtdsae.train.objective import selecting
 
 __all__ = ["TrainingProgress"]
 
@@ -47,10 +48,10 @@ class TrainingProgress:
         if self.first_epoch is None:
             self.first_epoch = epoch.epoch
         m = epoch.metrics
-        selected = "nll_heldout" if "valid/nll_heldout" in m else "nll_masked"
+        selected = selecting(m, "valid/")
         said = (
             f"loss {m['train/loss']:.4f}  valid NLL {m['valid/nll']:.4f}  "
-            f"{selected} {m[f'valid/{selected}']:.4f} (best at {epoch.best_epoch + 1})"
+            f"{selected.removeprefix('valid/')} {m[selected]:.4f} (best at {epoch.best_epoch + 1})"
         )
         self.bar.update(self.task, completed=epoch.epoch + 1, said=said)
         now = time.monotonic()

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from rtdsae.evaluate.canvas import ACCENT, INK, MODEL, SOFT, finish, rows, style
+from rtdsae.train.objective import selecting
 
 __all__ = ["since_anchor", "training"]
 
@@ -30,11 +31,10 @@ def training(columns: Mapping[str, np.ndarray], best_epoch: int) -> Figure:
     figure, axes = rows(1, 3.0, (1.6, 1))
     likelihood, information = axes[0]
     epochs = columns["epoch"] + 1
-    selecting = "valid/nll_heldout" if "valid/nll_heldout" in columns else "valid/nll_masked"
     drawn = [
         ("train/nll", SOFT, "training, hidden entries"),
         ("valid/nll", INK, "validation, all seen"),
-        (selecting, MODEL, "validation, selects the epoch"),
+        (selecting(columns, "valid/"), MODEL, "validation, selects the epoch"),
     ]
     heights = []
     for name, colour, label in drawn:

@@ -29,7 +29,7 @@ from rtdsae.train.behaviour import factors_and_behaviour, mean_r2
 from rtdsae.train.config import TrainConfig
 from rtdsae.train.export import CHECKED_BINS, session_files, session_of, weights
 from rtdsae.train.fit import Progress, Standing, run_epochs
-from rtdsae.train.objective import Loss, valid_scores
+from rtdsae.train.objective import Loss, selecting, valid_scores
 from rtdsae.train.processes import make_fabric
 from rtdsae.train.run import npz
 from rtdsae.train.sessions import describe, last_bins, session_name, vocabulary
@@ -205,8 +205,8 @@ def fit_session(
         session.parameters(), lr=config.fit.learning_rate, weight_decay=config.fit.weight_decay
     )
     loss, optimizer = fabric.setup(Loss(family, config.objective), optimizer)
-    before = valid_scores(family, [windows], 4 * config.fit.batch_size, fabric.device)
-    standing = Standing(best=before.get("nll_heldout", before["nll_masked"]))
+    before = valid_scores(family, [windows], config.fit.windows_at_once, fabric.device)
+    standing = Standing(best=before[selecting(before)])
     best, after = copy.deepcopy(session.state_dict()), before
     average = Averaged(family)
     for metrics, improved in run_epochs(fabric, loss, family, average, optimizer, [windows], config, standing):

@@ -203,6 +203,11 @@ class Fit(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     devices: Count = 1
     nodes: Count = 1
 
+    @property
+    def windows_at_once(self) -> int:
+        """Windows that are taken at once where no gradient is wanted: four times as many fit as in a shard."""
+        return -(-4 * self.batch_size // self.shards)
+
 
 class TrainConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that determines a run."""

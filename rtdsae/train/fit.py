@@ -28,7 +28,7 @@ from rtdsae.train.behaviour import fit_behaviour
 from rtdsae.train.config import FactorVAE, Fit, TrainConfig
 from rtdsae.train.factor_vae import Adversary
 from rtdsae.train.failures import NotFinite, check_finite, check_gradient, memory_explained, together
-from rtdsae.train.objective import Loss, Schedule, valid_scores
+from rtdsae.train.objective import Loss, Schedule, selecting, valid_scores
 from rtdsae.train.processes import add_up, begin, follow, make_fabric
 from rtdsae.train.run import FAILED, Run
 from rtdsae.train.sessions import vocabulary
@@ -219,13 +219,12 @@ def run_epochs(
             group["lr"] = learning_rate(fit, epoch)
         with together(fabric):
             metrics = train_epoch(fabric, loss, family, average, optimizer, sessions, config, epoch, adversary)
-        windows = -(-4 * fit.batch_size // fit.shards)  # without gradients four times as many fit
         with memory_explained(fit, sessions[0].valid.bins):
-            scores = valid_scores(average.module, sessions, windows, fabric.device)
+            scores = valid_scores(average.module, sessions, fit.windows_at_once, fabric.device)
         metrics |= {f"valid/{name}": value for name, value in scores.items()}
         metrics["learning_rate"] = learning_rate(fit, epoch)
         standing.epoch = epoch
-        score = scores.get("nll_heldout", scores["nll_masked"])
+        score = scores[selecting(scores)]
         improved = score < standing.best
         if improved:
             standing.best, standing.best_epoch = score, epoch

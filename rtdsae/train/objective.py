@@ -7,7 +7,7 @@ is selected on hidden entries or held-out neurons too: the likelihood of entries
 copying them. L_f is KL(f), or what `objective.f_objective` makes of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ from rtdsae.train.factor_vae import Adversary
 from rtdsae.train.total_correlation import decompose
 from rtdsae.train.windows import Batch, SessionWindows
 
-__all__ = ["Loss", "Schedule", "loss_terms", "valid_scores"]
+__all__ = ["Loss", "Schedule", "loss_terms", "selecting", "valid_scores"]
 
 VALID_MASK = 0.2  # fraction of validation entries that is hidden and scored
 VALID_SEED = 7  # one mask for all epochs and runs, so that their scores compare
@@ -197,3 +197,13 @@ def valid_scores(
             add("nll_masked", nll[..., heldin], dropped)
     family.train()
     return {name: total / weight for name, (total, weight) in sums.items()}
+
+
+def selecting(scores: Container[str], before: str = "") -> str:
+    """Which validation score selects the model: that of held-out neurons where there are any, else of hidden entries.
+
+    Args:
+        scores: their names.
+        before: what stands before each of the names.
+    """
+    return before + ("nll_heldout" if f"{before}nll_heldout" in scores else "nll_masked")

@@ -38,7 +38,7 @@ from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchAlg
 from rtdsae.errors import TrainingError, one_line
 from rtdsae.recordings import Recording
 from rtdsae.train.run import Run, write
-from rtdsae.train.space import Choices, Search, check_shapes, explore, leaves, whole
+from rtdsae.train.space import Choices, Search, check_shapes, explore, is_whole, leaves
 from rtdsae.train.teacher import Teacher
 from rtdsae.train.trial import Trial, copy_run
 
@@ -196,8 +196,8 @@ def with_teacher(wanted: Search, recordings: Sequence[Recording]) -> tuple[Searc
     if not base.data.teacher:
         return wanted, ""
     found = Teacher(base, recordings).hash
-    whole = msgspec.structs.replace(base.data, teacher=str(Path(base.data.teacher).resolve()))
-    return dataclasses.replace(wanted, base=msgspec.structs.replace(base, data=whole)), found
+    data = msgspec.structs.replace(base.data, teacher=str(Path(base.data.teacher).resolve()))
+    return dataclasses.replace(wanted, base=msgspec.structs.replace(base, data=data)), found
 
 
 def claim(out: Path, wanted: Search, recordings: Sequence[Recording], teacher: str) -> None:
@@ -244,7 +244,7 @@ def start(wanted: Search, key: str) -> Any:
     if wanted.settings.method == "pbt" and chosen.init is not None:
         return chosen.init
     low, high = chosen.low, chosen.high
-    if whole(wanted, key):
+    if is_whole(wanted, key):
         return tune.lograndint(low, high + 1) if chosen.log else tune.randint(low, high + 1)
     return tune.loguniform(low, high) if chosen.log else tune.uniform(low, high)
 

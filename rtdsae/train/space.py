@@ -252,7 +252,7 @@ def check(search: Search, key: str, wanted: Range | Choices) -> None:
         )
     if key in ("fit.devices", "fit.nodes"):
         raise ConfigError(f"{source}: a trial is one process: leave it at 1")
-    if whole(search, key) and isinstance(wanted, Range):
+    if is_whole(search, key) and isinstance(wanted, Range):
         ends = [end for end in (wanted.low, wanted.high, wanted.init) if end is not None]
         if any(type(end) is not int for end in ends):
             raise ConfigError(f"{source}: {key} is a whole number: give low, high and init without a point")
@@ -293,7 +293,7 @@ def check_shapes(search: Search, recordings: Sequence[Recording]) -> None:
             )
 
 
-def whole(wanted: Search, key: str) -> bool:
+def is_whole(wanted: Search, key: str) -> bool:
     """Whether a range is of integers."""
     chosen, value = wanted.axes[key], leaves(msgspec.to_builtins(wanted.base))[key]
     return isinstance(chosen, Range) and type(value) is int
@@ -308,6 +308,6 @@ def explore(wanted: Search, values: dict[str, Any], draw: random.Random) -> dict
             near[key] = draw.choice(chosen.choices[max(0, at - 1) : at + 2])
             continue
         value = values[key] * draw.uniform(1 - chosen.explore, 1 + chosen.explore)
-        value = round(value) if whole(wanted, key) else value
+        value = round(value) if is_whole(wanted, key) else value
         near[key] = min(max(value, chosen.low), chosen.high)
     return near

@@ -58,10 +58,10 @@ class Teacher:
             TrainingError: memory does not suffice.
         """
         torch.set_num_threads(self._fit.threads)  # the student's
-        batch_size = -(-4 * self._fit.batch_size // self._fit.shards)  # as a validation's
         for session, mine in zip(sessions, self._sessions, strict=True):
+            family = self._family.to(device).use(mine)
             with memory_explained(self._fit, session.train.bins):
-                session.expected = expected_counts(self._family.to(device).use(mine), session, batch_size)
+                session.expected = expected_counts(family, session, self._fit.windows_at_once)
         self._family.cpu()
 
 

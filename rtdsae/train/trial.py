@@ -13,6 +13,7 @@ from rtdsae.errors import RtdsaeError
 from rtdsae.recordings import Recording
 from rtdsae.train.config import FactorVAE, TrainConfig
 from rtdsae.train.fit import Progress, train
+from rtdsae.train.objective import selecting
 from rtdsae.train.run import Run
 from rtdsae.train.space import Search
 
@@ -96,8 +97,7 @@ def train_until(
     scores: list[float] = []
 
     def report(progress: Progress) -> None:
-        m = progress.metrics
-        scores.append(m.get("valid/nll_heldout", m["valid/nll_masked"]))
+        scores.append(progress.metrics[selecting(progress.metrics, "valid/")])
         if epochs <= progress.epoch + 1 < progress.epochs:
             raise KeyboardInterrupt  # `train` leaves a run that can be used, and gone on with
 
