@@ -188,10 +188,8 @@ def _rules(manifest: Manifest) -> Iterator[tuple[bool, str]]:
     yield is_name(manifest.name), "name must be letters, digits, '.', '_' and '-', 100 at most"
     yield all(text.isprintable() for text in texts), "labels, units and names must be printable, on one line"
     yield 1e-4 <= manifest.bin_width_s <= 10, "bin_width_s must be above 0: from 0.0001 to 10 s"
-    yield (
-        min(manifest.anchor_bins, manifest.horizon_bins, manifest.lanes) >= 1,
-        ("anchor_bins, horizon_bins and lanes must be 1 or more"),
-    )
+    sizes = (manifest.anchor_bins, manifest.horizon_bins, manifest.lanes)
+    yield min(sizes) >= 1, "anchor_bins, horizon_bins and lanes must be 1 or more"
     yield len(manifest.external) == len(set(manifest.external)), "external must be labels, each another one"
     yield from _neuron_rules(manifest)
     yield from _session_rules(manifest)

@@ -130,11 +130,11 @@ def parse(verb: str, args: Sequence[str]) -> Verb:
         if not stop.code:  # --help
             sys.stdout.flush()
             raise
-        raise RtdsaeError(f"{one_line(said.getvalue())} (see rtdsae {verb} --help)") from None
+        raise RtdsaeError(f"{unframed(said.getvalue())} (see rtdsae {verb} --help)") from None
     return result
 
 
-def one_line(box: str) -> str:
+def unframed(box: str) -> str:
     """Tyro's framed message as one line, without its frame and its pointer to the help."""
     lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()[1:]]
     said = [line for line in lines if line]

@@ -51,8 +51,8 @@ class Reconstruction(nn.Module, ABC):
         """-log p(counts) in nats, constants included: (..., n_values, N), (..., N) -> (..., N)."""
 
 
-class Poisson(Reconstruction):
-    """Spike counts."""
+class LogMean(Reconstruction):
+    """Spike counts whose log mean is the one value."""
 
     def start(self, counts: Tensor) -> Tensor:
         """Log means."""
@@ -61,6 +61,10 @@ class Poisson(Reconstruction):
     def mean(self, values: Tensor) -> Tensor:
         """The log mean's exponential."""
         return values[..., 0, :].exp()
+
+
+class Poisson(LogMean):
+    """Spike counts of mean and variance λ."""
 
     def nll(self, values: Tensor, counts: Tensor) -> Tensor:
         """λ - n log λ + log n!."""
@@ -68,20 +72,12 @@ class Poisson(Reconstruction):
         return log_mean.exp() - counts * log_mean + torch.lgamma(counts + 1)
 
 
-class NegativeBinomial(Reconstruction):
+class NegativeBinomial(LogMean):
     """Spike counts of mean m and variance m + m² / r."""
 
     def __init__(self, n_neurons: int) -> None:
         super().__init__(n_neurons)
         self.log_dispersion = nn.Parameter(torch.full((n_neurons,), math.log(10.0)))
-
-    def start(self, counts: Tensor) -> Tensor:
-        """Log means."""
-        return counts.mean(0).clamp_min(MIN_MEAN).log()[None]
-
-    def mean(self, values: Tensor) -> Tensor:
-        """The log mean's exponential."""
-        return values[..., 0, :].exp()
 
     def nll(self, values: Tensor, counts: Tensor) -> Tensor:
         """-log of Γ(n + r) / (n! Γ(r)) · (r / (r + m))^r · (m / (r + m))^n."""

@@ -35,19 +35,18 @@ ERASE = "\r\x1b[K"  # the terminal's line, from its beginning
 Status = Callable[[], Mapping[str, Any]]
 
 
-def set_up(*, json: bool, tty: bool, fd: int = 1, level: int = logging.INFO) -> "Console":
+def set_up(*, json: bool, tty: bool, fd: int = 1) -> "Console":
     """Has everything that is logged go to a file descriptor, stdout, through a `Console`.
 
     Args:
         json: an object a line; else plain text.
         tty: whether a terminal is there, for a status line. JSON and a status line do not go together.
         fd: where to write.
-        level: of what is logged.
     """
     console = Console(fd, JsonFormatter() if json else PlainFormatter(PLAIN), tty=tty and not json)
     root = logging.getLogger()
     root.addHandler(console.handler)
-    root.setLevel(level)
+    root.setLevel(logging.INFO)
     return console
 
 

@@ -50,12 +50,12 @@ def make_fabric(fit: Fit, logger: TensorBoardLogger | None = None, n_sessions: i
         fabric.launch()
     except (RuntimeError, ValueError) as error:
         cure = (
-            "start it on each computer, with MASTER_ADDR and MASTER_PORT of the first; where they have several network "
+            ": start it on each computer, with MASTER_ADDR and MASTER_PORT of the first; where they have several "
+            "network cards, GLOO_SOCKET_IFNAME (for GPUs NCCL_SOCKET_IFNAME) names the right one"
         )
-        cure += "cards, GLOO_SOCKET_IFNAME (for GPUs NCCL_SOCKET_IFNAME) names the right one"
         raise TrainingError(
             f"the {fit.devices * fit.nodes} processes of this training do not find one another ({one_line(error)})"
-            + (f": {cure}" if fit.nodes > 1 else "")
+            f"{cure if fit.nodes > 1 else ''}"
         ) from error
     if fabric.world_size > 1:
         atexit.register(leave_group)
