@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from rtdsae.defaults import CONTROL, ENDPOINT
 from rtdsae.errors import one_line
 from rtdsae.serve import realtime
 
@@ -28,7 +29,7 @@ Mark = Literal["ok", "warn", "FAIL"]
 
 FIND_S = 5.0  # LSL's own discovery takes half a second at most
 SLOW_S = 2.0
-PORTS = {"latents": 5556, "control": 5557}  # what examples and defaults use
+PORTS = {"latents": ENDPOINT, "control": CONTROL}
 PRIORITY = 50
 LATE_S = 2e-3  # a sleep that ends so much too late, one time in a hundred, is a machine that does something else
 COARSE_CLOCKS = ("jiffies", "acpi_pm", "hpet", "pit", "refined-jiffies")
@@ -201,8 +202,8 @@ def zeromq() -> Iterator[Check]:
     else:
         mend = "pip install --force-reinstall pyzmq; until then loopback and ipc endpoints only"
         yield Check("warn", "CURVE keys", "this libzmq was built without them", mend)
-    for use, port in PORTS.items():
-        yield _port(use, port)
+    for use, endpoint in PORTS.items():
+        yield _port(use, int(endpoint.rpartition(":")[2]))
 
 
 def _port(use: str, port: int) -> Check:

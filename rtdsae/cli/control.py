@@ -8,12 +8,12 @@ import msgspec
 from tyro.conf import Positional
 
 from rtdsae.cli.arguments import unset
+from rtdsae.defaults import CONTROL, ENDPOINT
 from rtdsae.errors import ConfigError
 from rtdsae.signals import caught
 
 __all__ = ["Ask", "Keys", "Record"]
 
-ENDPOINT, CONTROL = "tcp://127.0.0.1:5556", "tcp://127.0.0.1:5557"  # the clients' defaults too
 RECORD_TIMEOUT_S = 1.0  # for a reply: bins wait meanwhile
 
 KeysFolder = Annotated[Path | None, unset("FOLDER")]

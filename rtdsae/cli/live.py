@@ -15,6 +15,7 @@ from tyro.conf import Positional
 from rtdsae import shipped
 from rtdsae.bins import Kind
 from rtdsae.cli.arguments import unset
+from rtdsae.defaults import ENDPOINT
 from rtdsae.errors import ConfigError
 from rtdsae.serve.settings import Anchoring, WakeMode
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from rtdsae.wire import Latents
 
 __all__ = ["Listen", "Replay", "Serve", "Simulate"]
-
-ENDPOINT = "tcp://127.0.0.1:5556"  # the subscriber's default too
 
 
 class Serve(msgspec.Struct, frozen=True, kw_only=True):

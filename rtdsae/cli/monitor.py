@@ -8,11 +8,11 @@ import msgspec
 from tyro.conf import arg
 
 from rtdsae.cli.arguments import unset
+from rtdsae.defaults import ENDPOINT
 from rtdsae.errors import ConfigError
 
 __all__ = ["Monitor"]
 
-ENDPOINT = "tcp://127.0.0.1:5556"  # the subscriber's default too
 PORT = 5580
 NICE = 10  # bins come first
 

@@ -17,12 +17,11 @@ from typing import Any
 import zmq
 
 from rtdsae.client.connection import Connection
+from rtdsae.defaults import CONTROL
 from rtdsae.errors import ControlError, EndpointError, WireError
 from rtdsae.wire import Latents, Schema, Status, decode
 
 __all__ = ["CONTROL", "Control"]
-
-CONTROL = "tcp://127.0.0.1:5557"
 
 LONGEST_WAIT_S = 1e6  # that ZeroMQ can be told
 SWAP_TIMEOUT_S = 120.0  # a bundle is loaded, checked and anchored

@@ -23,12 +23,11 @@ from collections.abc import Callable, Iterator
 import zmq
 
 from rtdsae.client.connection import Connection
+from rtdsae.defaults import ENDPOINT
 from rtdsae.errors import EndpointError, WireError
 from rtdsae.wire import LATENTS, SCHEMA, STATUS, Flags, Latents, Schema, Status, decode
 
 __all__ = ["ENDPOINT", "Subscriber"]
-
-ENDPOINT = "tcp://127.0.0.1:5556"
 
 HIGH_WATER = 10_000  # messages kept for a program that does not read: 200 s of 20 ms bins, 10 s of 1 ms bins
 MAX_WAITING = 1000  # bins kept until their schema comes

@@ -9,6 +9,7 @@ import yaml
 from msgspec import Meta
 
 from rtdsae.bins import Kind
+from rtdsae.defaults import ENDPOINT
 from rtdsae.errors import ConfigError, did_you_mean, one_line
 
 __all__ = ["Anchoring", "Model", "Settings", "WakeMode", "load_settings"]
@@ -58,7 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How long a stream of events may be silent before its bins count as gaps."""
     timeout_s: Seconds = 10.0
     """How long to wait for the stream to appear."""
-    pub: str = "tcp://127.0.0.1:5556"
+    pub: str = ENDPOINT
     """Endpoint to publish on."""
     control: str | None = None
     """Endpoint for control requests; None for no control."""
