@@ -1,6 +1,11 @@
-"""LSL on loopback for all tests and their children, before anything imports pylsl; and which tests share a process."""
+"""What all tests share: LSL on loopback, before anything imports pylsl; programs that end with the test; and which
+tests share a process.
+"""
 
+import functools
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +25,28 @@ ALONGSIDE |= {
     "test_training",
     "test_wire",
 }
+
+
+@pytest.fixture
+def launch():
+    """Starts Python programs, whose output is text in pipes; they are killed at the end."""
+    processes = []
+
+    def launch(*command, **options):
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        processes.append(subprocess.Popen([sys.executable, *map(str, command)], **pipes | options))
+        return processes[-1]
+
+    yield launch
+    for process in processes:
+        process.kill()
+        process.communicate(timeout=20)
+
+
+@pytest.fixture
+def start(launch):
+    """Starts verbs of `rtdsae`, likewise."""
+    return functools.partial(launch, "-m", "rtdsae")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -45,20 +45,6 @@ def rtdsae(*args):
     return done.stdout
 
 
-@pytest.fixture
-def start():
-    processes = []
-
-    def run(*args):
-        processes.append(subprocess.Popen([*RTDSAE, *map(str, args)], stderr=subprocess.PIPE, text=True))
-        return processes[-1]
-
-    yield run
-    for process in processes:
-        process.kill()
-        process.communicate(timeout=20)
-
-
 REAL = [pytest.param(name, marks=pytest.mark.slow) for name in ("pursuit", "center_out_stream")]
 
 

@@ -1,7 +1,5 @@
 """The player, in its own process, seen through a real inlet."""
 
-import subprocess
-import sys
 import uuid
 
 import numpy as np
@@ -33,22 +31,15 @@ def recording():
 
 
 @pytest.fixture
-def play(recording, tmp_path):
+def play(recording, tmp_path, launch):
     """Starts a player; `play(**options)` returns its process and the stream's source_id."""
-    started = []
 
-    def start(**options):
+    def play(**options):
         path, source_id = tmp_path / "recording.npz", f"test-{uuid.uuid4().hex}"
         recordings.save(recording, path)
-        command = [sys.executable, "-c", PLAY, str(path), source_id, repr(options)]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-        return started[-1], source_id
+        return launch("-c", PLAY, path, source_id, repr(options)), source_id
 
-    yield start
-    for process in started:
-        process.stdout.close()
-        process.kill()
-        process.wait(10)
+    return play
 
 
 def inlet_of(source_id):
@@ -143,22 +134,16 @@ print(Player(original, source_id=source_id, **eval(options)).run(wait_s=20), flu
 
 
 @pytest.fixture
-def play_original(tmp_path):
+def play_original(tmp_path, launch):
     """Plays samples with stamps; `play_original(rate, samples, stamps, **options)` returns the stream's source_id."""
-    started = []
 
-    def start(rate, samples, stamps, **options):
+    def play(rate, samples, stamps, **options):
         source_id = f"test-{uuid.uuid4().hex}"
         np.savez(tmp_path / "original.npz", rate=rate, samples=samples, stamps=stamps)
-        command = [sys.executable, "-c", ORIGINAL, str(tmp_path / "original.npz"), source_id, repr(options)]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        launch("-c", ORIGINAL, tmp_path / "original.npz", source_id, repr(options))
         return source_id
 
-    yield start
-    for process in started:
-        process.stdout.close()
-        process.kill()
-        process.wait(10)
+    return play
 
 
 def test_jitter_gaps_and_steps_back_are_played_as_they_are(play_original):

@@ -5,8 +5,6 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 import threading
 
 import h5py
@@ -278,26 +276,18 @@ def full(file, offset, size):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-VERB = [sys.executable, "-m", "rtdsae", "record"]
-
-
 @pytest.fixture
-def run(station, tmp_path):
-    """Starts the verb on the station; it is killed at the end."""
-    started = []
+def run(station, tmp_path, launch):
+    """Starts the verb on the station."""
 
     def run(*args, **options):
-        command = [*VERB, str(tmp_path / "out.h5"), "--endpoint", station.pub, "--control", station.ask, *args]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
-        started.append(process)
+        endpoints = ("--endpoint", station.pub, "--control", station.ask)
+        process = launch("-m", "rtdsae", "record", tmp_path / "out.h5", *endpoints, *args, **options)
         until(lambda: station.publisher._socket.poll(0) or process.poll() is not None, "a subscription")
         until(lambda: station.publisher.greet() or station.publisher._socket.poll(20) == 0)
         return process
 
-    yield run
-    for process in started:
-        process.kill()
-        process.communicate(timeout=20)
+    return run
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

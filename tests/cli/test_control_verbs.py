@@ -132,9 +132,7 @@ def test_record_with_keys_stores_what_a_guarded_daemon_publishes(tmp_path, monke
 
 
 def test_the_clients_defaults_are_the_verbs(station):
-    from rtdsae import client
-    from rtdsae.cli import control, live
+    from rtdsae.cli import control
 
-    assert (control.ENDPOINT, control.CONTROL) == (client.ENDPOINT, client.CONTROL) == (live.ENDPOINT, client.CONTROL)
     with Subscriber() as subscriber, Control() as asking:
         assert (subscriber.endpoint, asking.endpoint) == (control.ENDPOINT, control.CONTROL)

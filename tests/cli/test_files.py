@@ -24,22 +24,6 @@ def run(*args):
 
 
 @pytest.fixture
-def start():
-    """Starts a verb in the background; it is killed at the end."""
-    started = []
-
-    def begin(*args):
-        command = [*RTDSAE, *map(str, args)]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-        return started[-1]
-
-    yield begin
-    for process in started:
-        process.kill()
-        process.communicate(timeout=20)
-
-
-@pytest.fixture
 def fine(tmp_path):
     """A recording in bins of 5 ms whose last channel is silent."""
     counts = np.random.default_rng(0).poisson(0.5, (20000, 5)).astype(np.uint8)

@@ -17,22 +17,6 @@ from rtdsae.recordings import Recording
 RTDSAE = [sys.executable, "-m", "rtdsae"]
 
 
-@pytest.fixture
-def start():
-    """Starts a verb in the background; it is killed at the end."""
-    started = []
-
-    def run(*args):
-        command = [*RTDSAE, *map(str, args)]
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-        return started[-1]
-
-    yield run
-    for process in started:
-        process.kill()
-        process.communicate(timeout=20)
-
-
 def run(*args):
     return subprocess.run([*RTDSAE, *map(str, args)], capture_output=True, text=True, timeout=60, check=False)
 

@@ -33,21 +33,13 @@ def manager(tmp_path):
 
 
 @pytest.fixture
-def serve(tmp_path):
-    started = []
-
-    def start(source, *options, **environ):
+def serve(tmp_path, start):
+    def serve(source, *options, **environ):
         toy = source.toy.write(tmp_path / "toy")
-        command = [sys.executable, "-m", "rtdsae", "serve", str(toy), "--stream", f"source_id={source.source_id}"]
-        command += ["--pub", f"ipc://{tmp_path}/pub", "--timeout", "30", *options]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(command, env=os.environ | environ, **pipes))
-        return started[-1]
+        flags = ("--stream", f"source_id={source.source_id}", "--pub", f"ipc://{tmp_path}/pub", "--timeout", 30)
+        return start("serve", toy, *flags, *options, env=os.environ | environ)
 
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate(timeout=20)
+    return serve
 
 
 def source(n_bins=3000):
