@@ -24,7 +24,7 @@ VERBS = {
     "train": ("rtdsae.cli.offline", "Train", "train a model on a recording"),
     "runs": ("rtdsae.cli.offline", "Runs", "list runs and compare them"),
     "search": ("rtdsae.cli.search", "Search", "search for settings: population-based, random, TPE"),
-    "convert": ("rtdsae.cli.files", "Convert", "a recording of another format, with a summary and warnings"),
+    "convert": ("rtdsae.cli.convert", "Convert", "a recording of another format, with a summary and warnings"),
     "evaluate": ("rtdsae.cli.offline", "Evaluate", "score a run by streaming, with figures"),
     "export": ("rtdsae.cli.offline", "Export", "write a run as a bundle"),
     "calibrate": ("rtdsae.cli.offline", "Calibrate", "fit a new session's neurons to a trained model"),

@@ -22,6 +22,7 @@ from rtdsae.bins import BinCounters, Bins
 from rtdsae.errors import RtdsaeError
 from rtdsae.serve import intake as intakes
 from rtdsae.serve.control import Control
+from rtdsae.serve.dry_run import dry_run
 from rtdsae.serve.endpoint import Endpoints
 from rtdsae.serve.handover import Handover
 from rtdsae.serve.history import History
@@ -36,7 +37,6 @@ from rtdsae.serve.realtime import RealTime, settle
 from rtdsae.serve.settings import Settings
 from rtdsae.serve.source import Lost, Source, Wanted
 from rtdsae.serve.systemd import Notifier
-from rtdsae.serve.trial import try_out
 from rtdsae.serve.wake import Wake
 from rtdsae.signals import caught
 from rtdsae.wire import Flags, Schema, encode_status
@@ -249,7 +249,7 @@ class Daemon:
             RtdsaeError: it cannot take over; the present one runs on.
         """
         running, settings, bundle = self._pipeline, self.settings, shipped.model(bundle)
-        try_out(bundle, session, settings.model.provider)
+        dry_run(bundle, session, settings.model.provider)
         new = Pipeline(bundle, session, settings.model, self.run_id, running.decoder.recent)
         if self._outlet and settings.lsl_out and not self._outlet.fits(new.schema):
             log.warning("LSL stream %s begins anew: the new model publishes other arrays", settings.lsl_out)

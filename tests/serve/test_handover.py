@@ -20,7 +20,7 @@ from toy_bundle import Toy
 from rtdsae import bundle
 from rtdsae.client import Control
 from rtdsae.errors import BundleError, ControlError
-from rtdsae.serve.trial import try_out
+from rtdsae.serve.dry_run import dry_run
 from rtdsae.wire import Flags
 
 RATE, WIDTH = 200.0, 0.005
@@ -160,20 +160,20 @@ def test_a_bundle_that_will_not_do_leaves_the_old_one_running(tmp_path, write, s
         assert not any(f.flags & Flags.SWAPPED for f in served.frames)
 
 
-def test_a_trial_that_nobody_waits_for_ends_by_itself():
+def test_a_dry_run_that_nobody_waits_for_ends_by_itself():
     program = (
-        "import time, rtdsae.bundle, rtdsae.serve.trial as trial\n"
-        "trial.PATIENCE_S, rtdsae.bundle.load = 0.1, lambda _: time.sleep(60)\n"
-        "trial._main('hanging', '', 'cpu')"
+        "import time, rtdsae.bundle, rtdsae.serve.dry_run as dry_run\n"
+        "dry_run.PATIENCE_S, rtdsae.bundle.load = 0.1, lambda _: time.sleep(60)\n"
+        "dry_run._main('hanging', '', 'cpu')"
     )
     assert subprocess.run([sys.executable, "-c", program], timeout=30, check=False).returncode == -signal.SIGALRM
 
 
-def test_a_good_bundle_passes_its_trial(tmp_path):
-    assert try_out(Toy().write(tmp_path / "good"), None, "cpu") is None
+def test_a_good_bundle_passes_its_dry_run(tmp_path):
+    assert dry_run(Toy().write(tmp_path / "good"), None, "cpu") is None
 
 
 def test_a_bundle_that_never_ends_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("rtdsae.serve.trial.PATIENCE_S", 0.01)  # no process begins so fast
+    monkeypatch.setattr("rtdsae.serve.dry_run.PATIENCE_S", 0.01)  # no process begins so fast
     with pytest.raises(BundleError, match="did not end within"):
-        try_out(Toy().write(tmp_path / "slow"), None, "cpu")
+        dry_run(Toy().write(tmp_path / "slow"), None, "cpu")

@@ -1,6 +1,6 @@
 """A bundle tried in a process of its own before the daemon loads it: a graph may end or hang whoever runs it.
 
-It runs as `python -m rtdsae.serve.trial BUNDLE SESSION PROVIDER`, SESSION empty where the bundle has one.
+It runs as `python -m rtdsae.serve.dry_run BUNDLE SESSION PROVIDER`, SESSION empty where the bundle has one.
 """
 
 import math
@@ -12,13 +12,13 @@ from pathlib import Path
 
 from rtdsae.errors import BundleError, RtdsaeError
 
-__all__ = ["try_out"]
+__all__ = ["dry_run"]
 
 PATIENCE_S = 60.0
 NICE = 10  # the daemon decodes meanwhile
 
 
-def try_out(path: Path, session: str | None, provider: str) -> None:
+def dry_run(path: Path, session: str | None, provider: str) -> None:
     """Loads a bundle and replays its golden run elsewhere; some seconds.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The verb that deals with recordings as files: convert."""
+"""The verb convert: a recording of another format as rtdsae's own."""
 
 import contextlib
 import json
