@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +19,7 @@ import numpy as np
 
 from rtdsae import shipped
 from rtdsae.cli.arguments import unset
-from rtdsae.cli.rig import end
+from rtdsae.cli.processes import running
 from rtdsae.errors import ConfigError
 from rtdsae.signals import caught, interrupt
 
@@ -150,7 +149,7 @@ def fresh(run: Path) -> Path:
 def rtdsae(*args: object) -> None:
     """Run one verb, as a user would; its failure ends the demo with its own message."""
     command = [sys.executable, "-m", "rtdsae", *map(str, args)]
-    print("$ rtdsae", *args[:1], *map(str, args[1:]), flush=True)
+    print("$ rtdsae", *args, flush=True)
     with subprocess.Popen(command) as process:
 
         def pass_on(number: int) -> None:
@@ -163,15 +162,10 @@ def rtdsae(*args: object) -> None:
         sys.exit(process.returncode if process.returncode > 0 else 128 - process.returncode)
 
 
-@contextlib.contextmanager
-def running(*args: object) -> Iterator[subprocess.Popen[bytes]]:
-    """A verb in the background, as long as the block lasts."""
-    print("$ rtdsae", *args[:1], *map(str, args[1:]), "&", flush=True)
-    process = subprocess.Popen([sys.executable, "-m", "rtdsae", *map(str, args)])
-    try:
-        yield process
-    finally:
-        end(process)
+def shown(*args: object) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+    """A verb in the background, as long as the block lasts; it is printed, as a user would type it."""
+    print("$ rtdsae", *args, "&", flush=True)
+    return running(args)
 
 
 def stream_live(bundle: Path, source: list[object], bins: int) -> dict[str, Any]:
@@ -184,12 +178,13 @@ def stream_live(bundle: Path, source: list[object], bins: int) -> dict[str, Any]
     rows: list[tuple[Any, ...]] = []
     arrays: dict[str, list[Any]] = {}
     publish = ",".join(name for name in ("factors", "rates", "behaviour") if name in outputs_of(bundle))
+    serve = ["serve", bundle, "--stream", f"source_id={SOURCE_ID}", "--publish", publish]
     with (
         caught(interrupt),
         tempfile.TemporaryDirectory(prefix="rtdsae-demo-") as folder,
         Subscriber(endpoint := f"ipc://{folder}/latents", timeout_s=LIVE_WAIT_S) as subscriber,
-        running(*source),
-        running("serve", bundle, "--stream", f"source_id={SOURCE_ID}", "--pub", endpoint, "--publish", publish),
+        shown(*source),
+        shown(*serve, "--pub", endpoint),
     ):
         for message in subscriber:
             now = pylsl.local_clock()

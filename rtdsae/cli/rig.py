@@ -1,15 +1,11 @@
 """The verbs that look at a computer: doctor, bench."""
 
-import contextlib
 import dataclasses
 import json
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,13 +15,14 @@ from numpy.typing import NDArray
 from tyro.conf import Positional
 
 from rtdsae.cli.arguments import unset
+from rtdsae.cli.processes import running
 from rtdsae.errors import ConfigError, EndpointError
 from rtdsae.signals import caught, interrupt
 
 if TYPE_CHECKING:
     from rtdsae.bundle import Bundle
 
-__all__ = ["Bench", "Doctor", "end"]
+__all__ = ["Bench", "Doctor"]
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
 FEWEST = 1000  # bins that have a p99.9
@@ -189,29 +186,6 @@ def write_recording(bundle: "Bundle", file: Path) -> None:
     manifest = bundle.manifest
     counts = np.maximum(bundle.golden()["x"], 0.0)
     recordings.save(recordings.Recording(counts, manifest.bin_width_s, channels=tuple(manifest.channels)), file)
-
-
-@contextlib.contextmanager
-def running(arguments: list[str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A verb in a process of its own, for as long as the block lasts."""
-    with log.open("wb") as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "rtdsae", *arguments], stdin=subprocess.DEVNULL, stdout=said, stderr=said
-        )
-        try:
-            yield process
-        finally:
-            end(process)
-
-
-def end(process: "subprocess.Popen[bytes]") -> None:
-    """Ends a process by SIGTERM, and one that does not hear it by SIGKILL."""
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def last_line(file: Path) -> str:
