@@ -37,7 +37,7 @@ from rtdsae.model.families import LFADSConfig, lfads, make_family
 from rtdsae.recordings import Recording, synthetic
 from rtdsae.train.average import Averaged
 from rtdsae.train.config import Data, Fit, Objective, TrainConfig, Window
-from rtdsae.train.fit import keep_memory, session_windows, train_epoch
+from rtdsae.train.fit import Training, keep_memory, session_windows, train_epoch
 from rtdsae.train.objective import Loss
 from rtdsae.train.processes import make_fabric
 from rtdsae.train.sessions import dims_of
@@ -154,10 +154,11 @@ def ours(data: Recording, batch: int) -> Block:
     sessions, family = session_windows([data], config), make_family(config.model, dims_of([data], config))
     fabric = make_fabric(config.fit)
     loss, optimizer = fabric.setup(Loss(family, config.objective), torch.optim.AdamW(family.parameters()))
-    average, epochs = Averaged(family), iter(range(1_000_000))
+    training = Training(config, sessions, fabric, family, loss, optimizer, Averaged(family))
+    epochs = iter(range(1_000_000))
 
     def block() -> None:
-        train_epoch(fabric, loss, family, average, optimizer, sessions, config, next(epochs))
+        train_epoch(training, next(epochs))
 
     return block
 

@@ -28,7 +28,7 @@ from rtdsae.train.average import Averaged
 from rtdsae.train.behaviour import factors_and_behaviour, mean_r2
 from rtdsae.train.config import TrainConfig
 from rtdsae.train.export import CHECKED_BINS, session_files, session_of, weights
-from rtdsae.train.fit import Progress, Standing, run_epochs
+from rtdsae.train.fit import Progress, Standing, Training, run_epochs
 from rtdsae.train.objective import Loss, selecting, valid_scores
 from rtdsae.train.processes import make_fabric
 from rtdsae.train.run import npz
@@ -208,10 +208,10 @@ def fit_session(
     before = valid_scores(family, [windows], config.fit.windows_at_once, fabric.device)
     standing = Standing(best=before[selecting(before)])
     best, after = copy.deepcopy(session.state_dict()), before
-    average = Averaged(family)
-    for metrics, improved in run_epochs(fabric, loss, family, average, optimizer, [windows], config, standing):
+    training = Training(config, [windows], fabric, family, loss, optimizer, Averaged(family))
+    for metrics, improved in run_epochs(training, standing):
         if improved:
-            best = copy.deepcopy(average.module.session.state_dict())
+            best = copy.deepcopy(training.average.module.session.state_dict())
             after = {k.removeprefix("valid/"): v for k, v in metrics.items() if k.startswith("valid/")}
         report(Progress(standing.epoch, config.fit.epochs, metrics, standing.best_epoch))
     session.load_state_dict(best)

@@ -35,7 +35,7 @@ from rtdsae.train.sessions import vocabulary
 from rtdsae.train.teacher import Teacher
 from rtdsae.train.windows import SessionWindows, Tensors
 
-__all__ = ["Progress", "Standing", "keep_memory", "run_epochs", "train", "train_epoch"]
+__all__ = ["Progress", "Standing", "Training", "keep_memory", "run_epochs", "train", "train_epoch"]
 
 MIN_LR_FRACTION = 0.1
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -67,6 +67,31 @@ class Standing:
     best_epoch: int = -1
 
 
+@dataclass
+class Training:
+    """All that the epochs of a training work on.
+
+    Attributes:
+        config: the configuration.
+        sessions: their windows.
+        fabric: the processes that share the training, and their devices.
+        family: the model.
+        loss: what makes its loss, shared among the processes.
+        optimizer: of its parameters.
+        average: of its weights along the run, which is validated and kept.
+        adversary: FactorVAE's discriminator, where the objective has one.
+    """
+
+    config: TrainConfig
+    sessions: list[SessionWindows]
+    fabric: Fabric
+    family: Family
+    loss: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    average: Averaged
+    adversary: Adversary | None = None
+
+
 def train(
     path: Path,
     config: TrainConfig,
@@ -93,9 +118,27 @@ def train(
         TrainingError: no window fits, the device is missing, the loss is not finite, or there is nothing to resume.
             What is wrong from the start leaves nothing behind.
     """
-    fit, s, r = config.fit, config.window.anchor_bins, config.window.horizon_bins
     keep_memory()
-    sessions = session_windows(recordings, config)
+    run, training = set_up(path, config, recordings, command, resume)
+    standing = restore(run, training) if resume else Standing()
+    run.info["epochs_done"] = standing.epoch + 1
+    epochs = run_epochs(training, standing)
+    if training.fabric.is_global_zero:
+        lead(run, training, standing, epochs, report)
+    else:
+        follow(epochs, run)
+    return run
+
+
+def set_up(
+    path: Path, config: TrainConfig, recordings: Sequence[Recording], command: str, resume: bool
+) -> tuple[Run, Training]:
+    """The run, made or opened, and all that its epochs work on, before the first of them.
+
+    Raises:
+        TrainingError: as `train`.
+    """
+    fit, sessions = config.fit, session_windows(recordings, config)
     teacher = Teacher(config, recordings) if config.data.teacher else None
     told = teacher.hash if teacher else ""
     fabric = make_fabric(fit, TensorBoardLogger(path, name="tensorboard", version=""), len(sessions))
@@ -111,54 +154,59 @@ def train(
     torch.manual_seed(fit.seed)
     family = run.build()
     for session in sessions:
-        family.use(session.index).session.fit(
-            session.training_bins(), session.training_bins()[:, session.tensors.heldin]
-        )
+        bins = session.training_bins()
+        family.use(session.index).session.fit(bins, bins[:, session.tensors.heldin])
     align(family, recordings)
     optimizer = torch.optim.AdamW(family.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
     with together(fabric):
         loss, optimizer = fabric.setup(Loss(family, config.objective), optimizer)
     adversary = make_adversary(config, fabric.device)
-    average = Averaged(family)
-    standing = restore(run, family, average, optimizer, adversary) if resume else Standing()
-    run.info["epochs_done"] = standing.epoch + 1
-    epochs = run_epochs(fabric, loss, family, average, optimizer, sessions, config, standing, adversary)
-    if not fabric.is_global_zero:
-        follow(epochs, run)
-        return run
+    return run, Training(config, sessions, fabric, family, loss, optimizer, Averaged(family), adversary)
+
+
+def lead(
+    run: Run,
+    training: Training,
+    standing: Standing,
+    epochs: Iterator[tuple[dict[str, float], bool]],
+    report: Callable[[Progress], None],
+) -> None:
+    """What the first process does, or the only one: keeps and reports each epoch, and finishes the run however it ends.
+
+    Raises:
+        TrainingError: the training failed.
+    """
     run.trim_metrics(standing.epoch)
     gc.collect()
     gc.freeze()  # what is there by now stays: not worth looking through again and again
-
     begun = time.monotonic() - run.info.get("seconds", 0.0)
     try:
         for metrics, improved in epochs:
             epoch = standing.epoch
             if improved:
-                best = {"model": average.module.state_dict(), "epoch": epoch, "score": standing.best}
+                best = {"model": training.average.module.state_dict(), "epoch": epoch, "score": standing.best}
                 run.save_checkpoint("best.pt", best | {"finished": False})
             run.append_metrics({"epoch": epoch, **metrics})
-            run.save_checkpoint("last.pt", snapshot(family, average, optimizer, standing, adversary))
-            fabric.log_dict(metrics, step=epoch)
+            run.save_checkpoint("last.pt", snapshot(training, standing))
+            training.fabric.log_dict(metrics, step=epoch)
             run.info |= {"seconds": round(time.monotonic() - begun, 3), "epochs_done": epoch + 1}
-            report(Progress(epoch, fit.epochs, metrics, standing.best_epoch))
+            report(Progress(epoch, training.config.fit.epochs, metrics, standing.best_epoch))
         run.info["state"] = "finished"
     except KeyboardInterrupt:
         run.info["state"] = "interrupted"
     except NotFinite as error:
-        batch = sessions[error.session].training_batch(error.first)
+        batch = training.sessions[error.session].training_batch(error.first)
         run.save_failed(error.session, error.first, batch.counts, batch.u)
         run.info["state"] = "failed"
-        finish(run, sessions, s + r)
+        finish(run, training)
         raise TrainingError(f"{error}; the batch is in {run.path / FAILED}") from None
     except TrainingError:
         run.info["state"] = "failed"
-        finish(run, sessions, s + r)
+        finish(run, training)
         raise
     finally:
         gc.unfreeze()
-    finish(run, sessions, s + r)
-    return run
+    finish(run, training)
 
 
 def keep_memory() -> None:
@@ -196,31 +244,21 @@ def make_adversary(config: TrainConfig, device: torch.device) -> Adversary | Non
     return Adversary(config.model.f_dim, chosen.units, chosen.learning_rate, device)
 
 
-def run_epochs(
-    fabric: Fabric,
-    loss: torch.nn.Module,
-    family: Family,
-    average: Averaged,
-    optimizer: torch.optim.Optimizer,
-    sessions: list[SessionWindows],
-    config: TrainConfig,
-    standing: Standing,
-    adversary: Adversary | None = None,
-) -> Iterator[tuple[dict[str, float], bool]]:
+def run_epochs(training: Training, standing: Standing) -> Iterator[tuple[dict[str, float], bool]]:
     """Epoch after epoch until they or the patience end: the metrics of each, and whether it was the best so far.
 
-    `standing` is where to go on from, and is kept up to date, as `average` is, which the validation scores are of.
+    `standing` is where to go on from, and is kept up to date.
     """
-    fit = config.fit
+    config, fit, sessions = training.config, training.config.fit, training.sessions
     for epoch in range(standing.epoch + 1, fit.epochs):
         if standing.epoch - max(standing.best_epoch, config.objective.warm_up) >= fit.patience:
             return
-        for group in optimizer.param_groups:
+        for group in training.optimizer.param_groups:
             group["lr"] = learning_rate(fit, epoch)
-        with together(fabric):
-            metrics = train_epoch(fabric, loss, family, average, optimizer, sessions, config, epoch, adversary)
+        with together(training.fabric):
+            metrics = train_epoch(training, epoch)
         with memory_explained(fit, sessions[0].valid.bins):
-            scores = valid_scores(average.module, sessions, fit.windows_at_once, fabric.device)
+            scores = valid_scores(training.average.module, sessions, fit.windows_at_once, training.fabric.device)
         metrics |= {f"valid/{name}": value for name, value in scores.items()}
         metrics["learning_rate"] = learning_rate(fit, epoch)
         standing.epoch = epoch
@@ -231,31 +269,22 @@ def run_epochs(
         yield metrics, improved
 
 
-def train_epoch(
-    fabric: Fabric,
-    loss: torch.nn.Module,
-    family: Family,
-    average: Averaged,
-    optimizer: torch.optim.Optimizer,
-    sessions: list[SessionWindows],
-    config: TrainConfig,
-    epoch: int,
-    adversary: Adversary | None = None,
-) -> dict[str, float]:
+def train_epoch(training: Training, epoch: int) -> dict[str, float]:
     """One pass over freshly drawn windows: the mean of each loss term.
 
     A batch is taken in shards, of which this process takes some and others the rest; their gradients are averaged by
     their windows.
     """
-    fit, objective = config.fit, config.objective
+    fabric, loss, optimizer, adversary = training.fabric, training.loss, training.optimizer, training.adversary
+    fit, objective = training.config.fit, training.config.objective
     torch.manual_seed(epoch_seed(fit, epoch))  # masks and noise
-    batches = draw_batches(sessions, fit, epoch)
+    batches = draw_batches(training.sessions, fit, epoch)
     n_windows = sum(len(first) for _, first in batches)
     schedule = Schedule(epoch, min(1.0, (epoch + 1) / (objective.ramp_epochs + 1)), n_windows)
     sums: dict[str, float] = {}
     for step, (i, firsts) in enumerate(batches):
-        session = sessions[i]
-        family.use(session.index)
+        session = training.sessions[i]
+        training.family.use(session.index)
         mine = list(enumerate(firsts.tensor_split(fit.shards)))[fabric.global_rank :: fabric.world_size]
         optimizer.zero_grad()
         drawn: list[torch.Tensor] = []
@@ -276,7 +305,7 @@ def train_epoch(
         norm = fabric.clip_gradients(loss, optimizer, max_norm=fit.clip_norm, error_if_nonfinite=False)
         check_gradient(fit, norm, epoch, i, firsts)
         optimizer.step()
-        average.update_parameters(family)
+        training.average.update_parameters(training.family)
         if adversary:
             learnt = adversary.learn(torch.cat(drawn))
             sums["discriminator"] = sums.get("discriminator", 0.0) + learnt * len(firsts) / n_windows
@@ -310,26 +339,14 @@ def learning_rate(fit: Fit, epoch: int) -> float:
     return fit.learning_rate * (MIN_LR_FRACTION + (1 - MIN_LR_FRACTION) * falling)
 
 
-def snapshot(
-    family: Family,
-    average: Averaged,
-    optimizer: torch.optim.Optimizer,
-    standing: Standing,
-    adversary: Adversary | None,
-) -> dict[str, Any]:
+def snapshot(training: Training, standing: Standing) -> dict[str, Any]:
     """What last.pt holds."""
-    content = {"model": family.state_dict(), "average": average.state_dict()}
-    content |= {"optimizer": optimizer.state_dict(), "standing": vars(standing)}
-    return content | ({"adversary": adversary.state_dict()} if adversary else {})
+    content = {"model": training.family.state_dict(), "average": training.average.state_dict()}
+    content |= {"optimizer": training.optimizer.state_dict(), "standing": vars(standing)}
+    return content | ({"adversary": training.adversary.state_dict()} if training.adversary else {})
 
 
-def restore(
-    run: Run,
-    family: Family,
-    average: Averaged,
-    optimizer: torch.optim.Optimizer,
-    adversary: Adversary | None,
-) -> Standing:
+def restore(run: Run, training: Training) -> Standing:
     """Put last.pt back; a run that was ended in its first epoch begins anew.
 
     Raises:
@@ -341,15 +358,15 @@ def restore(
     best = run.load_checkpoint("best.pt") if (run.path / "best.pt").exists() else {"score": None}
     if "average" not in last or "score" not in best:
         raise TrainingError(f"{run.path} is of an earlier version of rtdsae, which cannot be gone on with: train again")
-    family.load_state_dict(last["model"])
-    average.load_state_dict(last["average"])
-    optimizer.load_state_dict(last["optimizer"])
-    if adversary:
-        adversary.load_state_dict(last["adversary"])
+    training.family.load_state_dict(last["model"])
+    training.average.load_state_dict(last["average"])
+    training.optimizer.load_state_dict(last["optimizer"])
+    if training.adversary:
+        training.adversary.load_state_dict(last["adversary"])
     return Standing(**last["standing"])
 
 
-def finish(run: Run, sessions: list[SessionWindows], min_bins: int) -> None:
+def finish(run: Run, training: Training) -> None:
     """Fit the behaviour read-out on the best weights; say in run.json how the run ended, by what was saved of it."""
     run.info["best_epoch"] = -1
     if (run.path / "best.pt").exists():
@@ -358,10 +375,10 @@ def finish(run: Run, sessions: list[SessionWindows], min_bins: int) -> None:
             run.info.pop("scores", None)  # of an earlier model, if the run was resumed
         run.info |= {"best_epoch": best["epoch"], "best_score": best["score"]}
         run.info["epochs_done"] = max(run.info["epochs_done"], best["epoch"] + 1)
-        family = run.restore(best["model"])
+        family, tensors = run.restore(best["model"]), [session.tensors for session in training.sessions]
         if family.behaviour is not None:
-            run.info["behaviour_fit"] = fit_behaviour(family, [session.tensors for session in sessions], min_bins)
-        if alignment := learnt(family, [session.tensors.recording for session in sessions]):
+            run.info["behaviour_fit"] = fit_behaviour(family, tensors, training.sessions[0].train.bins)
+        if alignment := learnt(family, [each.recording for each in tensors]):
             run.save_alignment(alignment)
         run.save_checkpoint("best.pt", best | {"model": family.state_dict(), "finished": True})
     run.save_info()
