@@ -31,7 +31,7 @@ def test_it_runs_here_as_where_it_was_made(path):
         if flags is not None:
             for name, values in decoder.outputs.items():
                 np.testing.assert_allclose(values, golden[name][t - m.anchor_bins], atol=1e-4, rtol=1e-4)
-        decoder.idle()
+        decoder.anchor_if_due()
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.name)

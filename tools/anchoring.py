@@ -191,7 +191,7 @@ class Driver:
                 for k in ahead:
                     decoder.look_ahead(k)
                     forecasts[k].append(taken(decoder))
-            decoder.idle()
+            decoder.anchor_if_due()
         now = self.stacked(rows)
         anchored = np.array([bool(flag & Flags.ANCHORED) for flag in flags])
         further = {k: self.stacked(rows)[:2] for k, rows in forecasts.items()}

@@ -1,6 +1,7 @@
 """The verb convert: a recording of another format as rtdsae's own."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 from collections.abc import Iterator
@@ -71,7 +72,7 @@ class Convert(msgspec.Struct, frozen=True, kw_only=True):
         found = survey(recording)
         written = {"file": str(self.file), "out": str(self.out) if self.out else None, "hash": recording.hash}
         if self.json:
-            print(json.dumps({**written, "notes": notes, **found.as_dict()}))
+            print(json.dumps({**written, "notes": notes, **dataclasses.asdict(found)}))
             return
         print("\n".join([*(f"note: {note}" for note in notes), *found.lines()]))
         print("\n".join(f"warning: {line}" for line in found.warnings) or "no warnings")

@@ -1,7 +1,6 @@
 """A recording at a glance: how much there is of what, and the warnings of `checks`; only bins inside segments count."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -45,10 +44,6 @@ class Survey:
     duplicated: tuple[tuple[str, ...], ...]
     behaviour: dict[str, dict[str, float]]
     warnings: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
     def lines(self) -> list[str]:
         """For people; the warnings are not among them."""

@@ -156,7 +156,7 @@ class Daemon:
         while not self.should_exit:
             source = self._link.source
             if source is None:
-                self._decode(self._intake.alone(), pylsl.local_clock())
+                self._decode(self._intake.without_stream(), pylsl.local_clock())
                 self._housekeep()
                 continue
             if self._wake.active and not self._ready():
@@ -192,7 +192,7 @@ class Daemon:
             flags = self._pipeline.decode(bins.counts[i], bool(bins.observed[i]))
             if flags is not None:
                 self._publish(int(bins.index[i]), float(bins.t_end[i]), t_in, flags)
-            self._pipeline.decoder.idle()
+            self._pipeline.decoder.anchor_if_due()
             if self._handover.waiting:
                 self._hand_over()
         if len(bins.index):

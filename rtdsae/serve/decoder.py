@@ -87,8 +87,8 @@ class Decoder:
         self._engine.forecast(n_bins)
         self._mix()
 
-    def idle(self) -> None:
-        """Anchors the model if that is due; to be called after a bin was published, never before."""
+    def anchor_if_due(self) -> None:
+        """Anchors the model, if it is time; to be called after a bin was published, never before."""
         if not (self._due or self._wanted or not self.anchors):
             return
         window = self.recent.window(self._n_anchor)

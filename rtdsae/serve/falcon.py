@@ -105,7 +105,7 @@ class FalconDecoder:
         """
         for row, counts in zip(self._rows, self._checked(neural_observations), strict=True):
             row.decode(counts, observed=True)
-            row.decoder.idle()
+            row.decoder.anchor_if_due()
 
     def on_done(self, dones: ArrayLike) -> None:
         """Trials have ended: the model runs on, since the bins of the next trial follow those of the last one.

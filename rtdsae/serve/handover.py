@@ -65,7 +65,7 @@ class Handover:
             new = self._new
             if new is None:
                 return None
-            new.decoder.idle()
+            new.decoder.anchor_if_due()
             if not new.decoder.anchors:
                 return None
             self.past, self._new, self.waiting = (*self.past, running.history), None, False

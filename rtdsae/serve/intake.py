@@ -40,12 +40,12 @@ class Intake(Protocol):
     def idle(self, source: Source) -> bool:
         """Whether there is time for something else: the open bin cannot be completed yet."""
 
-    def alone(self) -> Bins:
+    def without_stream(self) -> Bins:
         """The bins that the clock completes while there is no stream; waits a moment."""
 
 
 class RegularIntake:
-    """Counts or samples."""
+    """Bins of a stream of counts or samples."""
 
     def __init__(
         self, n_channels: int, bin_width_s: float, samples_per_bin: int, reduce: Literal["sum", "mean"]
@@ -66,8 +66,8 @@ class RegularIntake:
         """Whether the open bin still lacks samples."""
         return source.available() < self._binner.missing
 
-    def alone(self) -> Bins:
-        """None: bins without samples come out when the stream is back, which says where they are."""
+    def without_stream(self) -> Bins:
+        """No bins: those without samples come out when the stream is back, which says where they are."""
         time.sleep(PATIENCE_S)
         return self._binner.push(*self._nothing)
 
@@ -121,8 +121,8 @@ class EventsIntake:
         """Whether the open bin is not due yet, and no more spikes wait than a pull takes."""
         return bool(self._binner.due > pylsl.local_clock()) and source.available() < MAX_PULL
 
-    def alone(self) -> Bins:
-        """Gaps, on time."""
+    def without_stream(self) -> Bins:
+        """Unobserved bins, as they fall due."""
         time.sleep(min(max(self._binner.due - pylsl.local_clock(), 0.0), PATIENCE_S))
         return self._binner.advance(pylsl.local_clock(), observed=False)
 

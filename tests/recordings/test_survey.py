@@ -1,5 +1,6 @@
 """The survey: nothing to say of good neurons, and each fault found where it was put."""
 
+import dataclasses
 import json
 from dataclasses import replace
 
@@ -202,7 +203,7 @@ def test_the_summary_counts_what_there_is():
     text = "\n".join(found.lines())
     assert "20, 1 of them held out" in text
     assert "ch2 = ch9" in text
-    assert json.loads(json.dumps(found.as_dict()))["duplicated"] == [["ch2", "ch9"]]
+    assert json.loads(json.dumps(dataclasses.asdict(found)))["duplicated"] == [["ch2", "ch9"]]
 
 
 @settings(max_examples=60, deadline=None)
@@ -217,7 +218,7 @@ def test_the_summary_counts_what_there_is():
 def test_any_recording_can_be_surveyed(counts, behaving):
     behaviour = np.zeros((len(counts), 1)) if behaving else None
     found = survey(Recording(counts, W, behaviour=behaviour))
-    assert json.dumps(found.as_dict(), allow_nan=False)
+    assert json.dumps(dataclasses.asdict(found), allow_nan=False)
     assert all("\n" not in line for line in found.warnings)
 
 

@@ -131,7 +131,7 @@ def test_a_bundle_of_two_lanes_runs_in_lanes(tmp_path):
         for counts in x:
             if decoder.decode(counts, True) is not None:
                 expected.append(decoder.outputs["factors"].copy())
-            decoder.idle()
+            decoder.anchor_if_due()
         found = np.stack([f["factors"] for f in served.frames])
         np.testing.assert_allclose(found, expected[: len(found)], atol=2e-4)
 

@@ -20,13 +20,13 @@ def decoder(folder, anchor, lanes=1, **options):
 
 
 def drive(decoder, x, observed=None):
-    """Every bin's flags and factors, as the daemon does it: publish, then idle."""
+    """Every bin's flags and factors, as the daemon does it: publish, then anchor if due."""
     observed = np.ones(len(x), bool) if observed is None else observed
     flags, factors = [], []
     for counts, seen in zip(x, observed, strict=True):
         flags.append(decoder.decode(counts, bool(seen)))
         factors.append(decoder.outputs["factors"].copy())
-        decoder.idle()
+        decoder.anchor_if_due()
     return flags, np.array(factors)
 
 
@@ -173,7 +173,7 @@ def test_another_model_takes_over_from_the_same_bins(tmp_path):
     x = toy.counts(40)
     drive(subject, x[:20])
     _, new = decoder(tmp_path / "new", "once", recent=subject.recent)
-    new.idle()
+    new.anchor_if_due()
     flags, factors = drive(new, x[20:])
     assert flags[0] == Flags.ANCHORED
     np.testing.assert_allclose(factors, lane(toy, x, [19])[20:], atol=1e-5)

@@ -136,11 +136,11 @@ def test_a_silent_stream_of_events_gives_gaps():
 
 def test_events_go_on_as_gaps_while_there_is_no_stream():
     intake = intakes.make("events", 0, C, WIDTH)
-    assert len(intake.alone().index) == 0
+    assert len(intake.without_stream().index) == 0
     intake._binner.push(np.array([1.0]), np.array([pylsl.local_clock()]))
     observed = []
     while len(observed) < 5:
-        observed += intake.alone().observed.tolist()
+        observed += intake.without_stream().observed.tolist()
     assert not any(observed)
 
 
@@ -168,7 +168,7 @@ def test_the_bin_in_which_a_stream_of_events_comes_back_is_not_observed():
     with LslSource(samples, 0.0, offsets=offsets, on_time=True, source_id=name) as stream:
         found = find(f"source_id={stream.source_id}", 20)
         while len(index) < gone + 1:
-            take(intake.alone())
+            take(intake.without_stream())
         source = Source(found, Wanted(WANTED.channels, width), 0.0)
         back, since = len(index), pylsl.local_clock()
         until(lambda: source.available() > 0)  # so that there are some in the bin of the first pull
@@ -183,4 +183,4 @@ def test_the_bin_in_which_a_stream_of_events_comes_back_is_not_observed():
 
 
 def test_a_regular_stream_that_is_away_completes_nothing():
-    assert len(intakes.make("samples", 4, C, WIDTH).alone().index) == 0
+    assert len(intakes.make("samples", 4, C, WIDTH).without_stream().index) == 0

@@ -25,7 +25,7 @@ def decoded(bundle, way, counts):
     for x in counts.astype(np.float32):
         if decoder.decode(x, True) is not None:
             rows.append({name: value.copy() for name, value in decoder.outputs.items()})
-        decoder.idle()
+        decoder.anchor_if_due()
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
