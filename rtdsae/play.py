@@ -112,13 +112,13 @@ class Player:
 
 
 def _regular(recording: Recording) -> tuple[np.ndarray, np.ndarray, int]:
-    """Of bins, in whole nanoseconds: stamps after the first, when each is due, and how long it all is."""
+    """The schedule of bins, in whole nanoseconds: stamps after the first, when each is due, and the whole length."""
     offsets = np.rint(1e9 * recording.bin_width_s * np.arange(recording.n_bins)).astype(np.int64)
     return offsets, offsets, round(1e9 * recording.bin_width_s * recording.n_bins)
 
 
 def _as_stored(original: Original) -> tuple[np.ndarray, np.ndarray, int]:
-    """Of stamped samples, likewise: they are pushed in the order in which they were stored, none before its stamp."""
+    """The same of stamped samples: they are pushed in the order in which they were stored, none before its stamp."""
     if not len(original.stamps) or not np.isfinite(original.stamps).all():
         raise StreamError(f"stream {original.name} has no samples, or stamps that are no times: nothing can be played")
     stamps = np.rint(original.stamps * 1e9).astype(np.int64)

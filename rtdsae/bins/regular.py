@@ -253,7 +253,7 @@ class RegularBinner:
 
 
 def _sums(samples: Values) -> NDArray[np.float64]:
-    """Of `(n, k, C)`, one after the other along the second axis, from zero: `(n, C)`."""
+    """Sums of `(n, k, C)` along the second axis, added one after the other from zero: `(n, C)`."""
     if samples.shape[2] > 1:  # numpy adds in pairs only along the axis that is contiguous in memory
         return np.asarray(np.add.reduce(samples, axis=1, dtype=np.float64, initial=0.0))
     return np.asarray(np.add.accumulate(samples, axis=1, dtype=np.float64)[:, -1] + 0.0)

@@ -31,7 +31,7 @@ _MANIFEST = "manifest.json"
 class Bundle:
     """A verified bundle: its manifest, and the bytes of each of its files, by their path in it.
 
-    As one further session has it, `path` is that session's folder.
+    The bundle as `session` gives it for a further session has that session's folder as its `path`.
     """
 
     path: Path

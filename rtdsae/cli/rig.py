@@ -168,7 +168,7 @@ def stages(times: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
 
 
 def quantiles(us: NDArray[np.float64]) -> dict[str, float]:
-    """Of some times, rounded."""
+    """The QUANTILES of some times, rounded."""
     return {name: round(float(np.quantile(us, q, method="higher")), 1) for name, q in QUANTILES.items()}
 
 

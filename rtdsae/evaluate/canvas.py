@@ -93,7 +93,7 @@ def trial_rules(axis: Axes, starts: Sequence[int], bin_width_s: float) -> None:
 
 
 def colours(n: int) -> list[tuple[float, ...]]:
-    """N colours, in an order from blue to red, that are told apart and read on white and on black."""
+    """So many colours, in an order from blue to red, that are told apart and read on white and on black."""
     light = colormaps["turbo"](np.linspace(0.08, 0.92, n))[:, :3] ** GAMMA  # in proportion to what the screen emits
     luminance = light @ (0.2126, 0.7152, 0.0722)
     wanted = np.clip(luminance, *LUMINANCE)

@@ -43,7 +43,7 @@ class Aligned:
 
     @property
     def time(self) -> np.ndarray:
-        """Of the bins, in seconds since the trial's beginning, (T,)."""
+        """When each bin begins, in seconds since the trial's beginning, (T,)."""
         time: np.ndarray = self.begin_s + np.arange(self.rows.shape[1]) * self.bin_width_s
         return time
 

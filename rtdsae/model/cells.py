@@ -138,7 +138,7 @@ class LSTMCell(Cell):
         return torch.cat([torch.sigmoid(o) * torch.tanh(c), c], 1)
 
     def out(self, state: Tensor) -> Tensor:
-        """H of [h, c]."""
+        """The part h of [h, c]."""
         return state[..., : self.dim]
 
 

@@ -155,7 +155,7 @@ class Inferred(NamedTuple):
 
     @classmethod
     def once(cls, factors: Tensor, z: Tensor, q_z: Gaussian, p_z: Gaussian, q_f: Gaussian, f: Tensor) -> "Inferred":
-        """Of a model that infers f once a window: q_f and its sample f are (B, f_dim)."""
+        """What a model infers that infers f once a window: q_f and its sample f are (B, f_dim)."""
         counts = torch.ones_like(f[:, :1])
         return cls(factors, z, tile(f, z.shape[1]), q_z, p_z, q_f.map(lambda part: part[:, None]), f[:, None], counts)
 

@@ -130,7 +130,7 @@ def _latencies(ring: Ring | None, window_s: float) -> dict[str, Any] | None:
 
 
 def _latency(seconds: NDArray[np.float64]) -> dict[str, Any]:
-    """Its histogram over EDGES_US, what lies outside in the first and the last class, and quantiles in µs."""
+    """Some latencies as a histogram over EDGES_US, whose end classes take what lies outside, and as quantiles in µs."""
     us = 1e6 * seconds[np.abs(seconds) < FOREVER_S]
     if not len(us):
         return {"counts": [0] * (len(EDGES_US) - 1), "p50": None, "p99": None, "max": None}

@@ -65,7 +65,7 @@ def _column(stamps: np.ndarray, values: np.ndarray, ends: np.ndarray, width: int
 
 
 def _between(times: np.ndarray, values: np.ndarray, middles: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Of bins that lie between two samples, what the straight line between these has in the middle."""
+    """In the middle of each bin, the straight line between the samples around it; NaN where none is drawn."""
     before, after = np.clip(after - 1, 0, None), np.clip(after, None, len(times) - 1)
     apart = times[after] - times[before]
     period = np.median(np.diff(times)) if len(times) > 1 else 0

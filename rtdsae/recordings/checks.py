@@ -56,7 +56,7 @@ class Look:
 
     @property
     def few(self) -> np.ndarray:
-        """As many of the first bins as correlations need, and memory has."""
+        """The first bins, as many as are enough for correlations and fit in memory."""
         return self.counts[: min(MOST_BINS, MOST_ENTRIES // self.counts.shape[1])]
 
     @cached_property
@@ -66,7 +66,7 @@ class Look:
 
     @cached_property
     def correlations(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of each pair of channels, the correlation of their counts in the same bin, and the mean of one bin apart."""
+        """Correlations of channels' counts in the same bin, and the mean of those one bin apart, (C, C) each."""
         counts = self.few.astype(np.float32)
         scale = counts.std(axis=0)
         z = (counts - counts.mean(axis=0)) / np.where(scale > 0, scale, 1)
@@ -108,11 +108,11 @@ class Look:
         return np.concatenate([self.first_bins[s] + np.arange(self.lengths[s]) for s in segments])
 
     def named(self, chosen: np.ndarray) -> str:
-        """Labels of channels, by a mask or by numbers."""
+        """The same labels in a line, of many a few."""
         return listed(self.labels(chosen))
 
     def labels(self, chosen: np.ndarray) -> tuple[str, ...]:
-        """The same, one by one."""
+        """Labels of channels, by a mask or by numbers, one by one."""
         index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
         return tuple(self.recording.channels[i] for i in index)
 

@@ -161,7 +161,7 @@ class Dropping(logging.handlers.QueueHandler):
         self.dropped = 0
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        """Never waits."""
+        """Puts a record into the queue, or drops and counts it; never waits."""
         try:
             self._waiting.put_nowait(record)
         except queue.Full:
@@ -174,7 +174,7 @@ class JsonFormatter(logging.Formatter):
     KNOWN = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """The record as one line of JSON."""
         time_ = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="microseconds")
         said = {"time": time_, "level": record.levelname.lower(), "logger": record.name, "event": record.getMessage()}
         fields = {name: value for name, value in vars(record).items() if name not in self.KNOWN}
@@ -189,7 +189,7 @@ class Rate:
         self.hz = 0.0
 
     def __call__(self, status: Mapping[str, Any]) -> float:
-        """The last known."""
+        """Takes a status, and gives the last rate that is known, in Hz."""
         bins, now = status.get("bins", 0), time.monotonic()
         if bins != self._bins or now - self._at > 2 * EVERY_S:
             self.hz = (bins - self._bins) / (now - self._at)

@@ -81,15 +81,15 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag_field="request", fo
 
 
 class AskStatus(Request, frozen=True, tag="status"):
-    """The counters."""
+    """Asks for the counters."""
 
 
 class AskSchema(Request, frozen=True, tag="schema"):
-    """What is published."""
+    """Asks for what is published."""
 
 
 class AskHistory(Request, frozen=True, kw_only=True, tag="history"):
-    """Bins again: of `seq` from to to, both included; or the last so many."""
+    """Asks for bins again: those whose `seq` is `from` to `to`, both included, or the `last` so many."""
 
     first: Seq = msgspec.field(default=0, name="from")
     final: Seq | None = msgspec.field(default=None, name="to")
@@ -97,18 +97,18 @@ class AskHistory(Request, frozen=True, kw_only=True, tag="history"):
 
 
 class AskAnchor(Request, frozen=True, tag="anchor"):
-    """To anchor anew."""
+    """Asks for a new anchor."""
 
 
 class AskSwap(Request, frozen=True, kw_only=True, tag="swap"):
-    """To have another bundle, a folder on the daemon's computer, take over."""
+    """Asks for another bundle, a folder on the daemon's computer, to take over."""
 
     bundle: Text
     session: Text | None = None
 
 
 class AskStop(Request, frozen=True, tag="stop"):
-    """To end."""
+    """Asks the daemon to end."""
 
 
 REQUESTS: dict[type[Request], str] = {
@@ -212,7 +212,7 @@ class Control:
         return [_ok(request, first=first_there, last=last_there, oldest=oldest, newest=newest), *frames]
 
     def _frames(self, first: int, final: int) -> list[bytes]:
-        """As many as a reply may have."""
+        """The frames of `seq` first to final, as many as one reply may have."""
         frames: list[bytes] = []
         size = 0
         final = min(final, first + MAX_BINS - 1)

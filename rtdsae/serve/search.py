@@ -175,7 +175,7 @@ class Search(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Finds, checks, opens."""
+        """Finds, checks and opens a stream, until one is taken or the search is given up."""
         if not self._silent:
             self._before.close()
         while not self._stopping.is_set():

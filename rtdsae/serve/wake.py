@@ -112,7 +112,7 @@ class Rehearsal:
         self._bin_width_s = bin_width_s
 
     def __call__(self) -> None:
-        """Goes through it once."""
+        """Sends one bin through all stages."""
         self._stamps += self._bin_width_s
         bins = self._binner.push(self._values, self._stamps)
         self._engine.warm_up()

@@ -74,7 +74,7 @@ def choose(recordings: Sequence[Recording], family: str = "lfads", taught: bool 
 
 
 def lengths_of(recording: Recording, split: str) -> np.ndarray:
-    """How long a part's segments are, in bins, (n,)."""
+    """How many bins each segment of a split has, (n,)."""
     lengths: np.ndarray = np.diff(recording.segments[np.asarray(recording.splits) == split])[:, 0]
     return lengths
 
@@ -94,7 +94,7 @@ def window_of(bin_width_s: float, lengths: np.ndarray, held_back: int) -> tuple[
 
 
 def sizes(n_channels: int, n_sessions: int, family: str, taught: bool) -> list[Choice]:
-    """The model's."""
+    """The settings of the model's size."""
     few = n_channels < 40
     why = f"{n_channels} channels"
     choices = [
@@ -116,7 +116,7 @@ def repeats(recordings: Sequence[Recording]) -> float:
 
 
 def regularisation(recordings: Sequence[Recording]) -> list[Choice]:
-    """Against learning by heart."""
+    """The settings that keep a model from overfitting, from learning its trials by heart."""
     n_channels = min(r.n_channels for r in recordings)
     hidden = 0.3 if n_channels < 80 else 0.5
     choices = [

@@ -29,7 +29,7 @@ class NotFinite(TrainingError):
 def check_finite(
     fabric: Fabric, terms: dict[str, torch.Tensor], epoch: int, session: int, firsts: torch.Tensor
 ) -> None:
-    """All processes end where the loss of one is no number.
+    """Ends all processes where the loss of one is no number.
 
     Raises:
         NotFinite: it is not.
@@ -44,7 +44,9 @@ def check_finite(
 
 
 def check_gradient(fit: Fit, norm: Any, epoch: int, session: int, firsts: torch.Tensor) -> None:
-    """All processes have the same gradient. Half precision's own scaler finds and leaves out those that are too large.
+    """Ends all processes where the gradient, which is the same in all, is no number.
+
+    Half precision's own scaler finds and leaves out those that are too large.
 
     Raises:
         NotFinite: its norm is no number.

@@ -59,7 +59,7 @@ class Stretch(NamedTuple):
 
 
 def stretches(segments: np.ndarray, dims: Dims) -> list[Stretch]:
-    """All of them, for segments that are streamed in lanes; the answers of a segment follow those of the one before.
+    """The stretches of segments that are streamed in lanes; the answers of a segment follow those of the one before.
 
     A segment begins with one anchor, for all lanes; then each lane is anchored in turn, as in `serve.decoder`.
     """

@@ -17,7 +17,7 @@ NONE = "-"
 
 
 def find(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """The runs at, or in, these folders, by name; and a line for each that cannot be read.
+    """The runs at, or in, these folders, in the order of their names; and a line for each run that cannot be read.
 
     Raises:
         TrainingError: a folder is missing, or there is no run.

@@ -84,7 +84,7 @@ class DSAEFactorized(Family):
         return State(line, z, memory, state.f), Latents(self.gen(state.f, z, u), z, state.f)
 
     def infer(self, inputs: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Inferred:
-        """A whole window, a part at a time."""
+        """A whole window: f, then the encoder at once, then z bin by bin, then the factors."""
         q_f = self.f_enc(inputs[:, : self.start] if self.causal else inputs)
         f = q_f.draw(sample)
         q_z = self.z_posterior(self.drop(lagged(self.z_enc(inputs), self.start, self.z_lag)))

@@ -112,7 +112,7 @@ class DSAEFull(Family):
         return State(enc, rnn, line, gen, z, memory, state.f), Latents(self.gen.read(gen), z, state.f)
 
     def infer(self, inputs: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Inferred:
-        """A whole window, a part at a time."""
+        """A whole window: f, then the encoder at once, then z bin by bin, then the factors."""
         q_f = self.f_enc(inputs[:, : self.start] if self.causal else inputs)
         f = q_f.draw(sample)
         with_f = torch.cat([inputs, tile(f, inputs.shape[1])], 2)
