@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
-import numpy as np
 from tyro.conf import Positional
 
 from rtdsae import shipped
@@ -251,10 +250,11 @@ def _play(recording: "Recording", verb: Simulate | Replay, *, name: str, truth: 
 
 
 def _part(recording: "Recording", split: str, file: Path) -> "Recording":
-    chosen = np.asarray(recording.split().splits) == split
+    recording = recording.split()
+    chosen = recording.in_split(split)
     if not chosen.any():
         raise ConfigError(f"{file} has no {split} part: leave --split out")
-    return recording.split().select(chosen)
+    return recording.select(chosen)
 
 
 def _heldin(recording: "Recording") -> "Recording":

@@ -32,6 +32,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from rtdsae.errors import RecordingError
+from rtdsae.evaluate.trials import conditions_of
 from rtdsae.recordings import Recording
 from rtdsae.recordings.synthetic import PULSE, TAU_S, Lorenz, Network, attractor, system_of
 
@@ -72,7 +73,8 @@ def oracle_rates(
     except RecordingError as error:
         raise ValueError(str(error)) from None
     heldin = np.flatnonzero(recording.heldin)
-    conditions = conditions_of(recording, segments)
+    one = recording.conditions is None  # then all segments are of the same
+    conditions = np.zeros(len(segments), int) if one else conditions_of(recording, segments)
     check_made_by(system, recording, segments, conditions)
     lengths = segments[:, 1] - segments[:, 0]
     found: list[np.ndarray] = [np.empty(0)] * len(segments)
@@ -86,13 +88,6 @@ def oracle_rates(
         for i, each in zip(some.tolist(), rates, strict=True):
             found[i] = each[anchor_bins:]
     return np.concatenate(found)
-
-
-def conditions_of(recording: Recording, segments: np.ndarray) -> np.ndarray:
-    """The condition of each segment, 0 where the recording has one alone."""
-    if recording.conditions is None:
-        return np.zeros(len(segments), int)
-    return recording.conditions[np.searchsorted(recording.segments[:, 0], segments[:, 0])]
 
 
 def check_made_by(system: Lorenz | Network, recording: Recording, segments: np.ndarray, conditions: np.ndarray) -> None:

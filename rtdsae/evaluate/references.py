@@ -12,6 +12,7 @@ import numpy as np
 
 from rtdsae.evaluate import nulls
 from rtdsae.evaluate.metrics import bits_per_spike, r2
+from rtdsae.evaluate.trials import conditions_of
 from rtdsae.model.family import Family
 from rtdsae.recordings import Recording
 from rtdsae.train.latents import modelled_bins, segment_outputs
@@ -122,9 +123,8 @@ def parts_of(recording: Recording, segments: np.ndarray, part: str, least: int) 
     """
     if part == "whole":
         raise ValueError("the recording was scored whole: nothing of it is left to fit on")
-    splits = np.asarray(recording.splits)
     long_enough = recording.segments[:, 1] - recording.segments[:, 0] >= least
-    fit, choose = (recording.segments[long_enough & (splits == name)] for name in ("train", "valid"))
+    fit, choose = (recording.segments[long_enough & recording.in_split(name)] for name in ("train", "valid"))
     if part == "valid" or len(choose) == 0:
         fit, choose = last_fifth(fit, least)
     if len(fit) == 0 or len(choose) == 0:
@@ -244,11 +244,8 @@ def psth_reference(recording: Recording, parts: Parts, skip: int) -> tuple[float
     assert recording.true_rates is not None
     assert recording.conditions is not None
     truth, width = recording.true_rates, recording.bin_width_s
-    training = recording.segments[np.asarray(recording.splits) == "train"]
-    known, asked = (
-        np.asarray(recording.conditions)[np.searchsorted(recording.segments[:, 0], part[:, 0])]
-        for part in (training, parts.scored)
-    )
+    training = recording.segments[recording.in_split("train")]
+    known, asked = (conditions_of(recording, part) for part in (training, parts.scored))
 
     def score(segments: np.ndarray, conditions: np.ndarray, sd: float) -> float:
         rates = nulls.psth(recording.counts, (training, known), segments, conditions, skip, sd) / width

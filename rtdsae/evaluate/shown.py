@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rtdsae.evaluate.score import Scored
-from rtdsae.evaluate.trials import SHORT_TRIALS
+from rtdsae.evaluate.trials import SHORT_TRIALS, conditions_of
 
 __all__ = [
     "SHORT_TRIALS",
@@ -71,23 +71,17 @@ def has_conditions(scored: Scored) -> bool:
     recording = scored.recording
     if recording.conditions is None or len(scored.segments) < 2:
         return False
-    several = len(np.unique(conditions_of(scored))) > 1
+    several = len(np.unique(conditions_of(recording, scored.segments))) > 1
     return bool(several and np.percentile(scored.lengths, SHORT_TRIALS) >= LEAST_BINS)
-
-
-def conditions_of(scored: Scored) -> np.ndarray:
-    """The condition of each scored segment."""
-    index = np.searchsorted(scored.recording.segments[:, 0], scored.segments[:, 0])
-    return np.asarray(scored.recording.conditions)[index]
 
 
 def aligned(scored: Scored) -> Aligned:
     """The scored trials, cut to one length from their beginnings."""
     length = int(np.percentile(scored.lengths, SHORT_TRIALS))
     kept = scored.lengths >= length
-    width = scored.recording.bin_width_s
+    conditions, width = conditions_of(scored.recording, scored.segments), scored.recording.bin_width_s
     rows = scored.starts[kept][:, None] + np.arange(length)
-    return Aligned(rows, conditions_of(scored)[kept], int((~kept).sum()), width, scored.run.dims.anchor_bins * width)
+    return Aligned(rows, conditions[kept], int((~kept).sum()), width, scored.run.dims.anchor_bins * width)
 
 
 def stretch(scored: Scored) -> slice:

@@ -9,7 +9,7 @@ from rtdsae.recordings import Recording
 from rtdsae.train.latents import segment_outputs
 from rtdsae.train.windows import Tensors
 
-__all__ = ["SHORT_TRIALS", "Trials", "trials_of"]
+__all__ = ["SHORT_TRIALS", "Trials", "conditions_of", "trials_of"]
 
 SHORT_TRIALS = 10  # per cent of the trials, the shortest, do without a place where all are cut to one length
 
@@ -59,7 +59,18 @@ def trials_of(family: Family, tensors: Tensors, segments: np.ndarray, modelled: 
 
 def labels_of(recording: Recording, segments: np.ndarray) -> dict[str, np.ndarray]:
     """What is known of each segment, by name."""
-    index = np.searchsorted(recording.segments[:, 0], segments[:, 0])
     if recording.labels is not None:
-        return dict(zip(recording.label_names, recording.labels[index].T, strict=True))
-    return {} if recording.conditions is None else {"condition": np.asarray(recording.conditions)[index]}
+        labels = recording.labels[index_of(recording, segments)]
+        return dict(zip(recording.label_names, labels.T, strict=True))
+    return {} if recording.conditions is None else {"condition": conditions_of(recording, segments)}
+
+
+def conditions_of(recording: Recording, segments: np.ndarray) -> np.ndarray:
+    """The condition of each segment, (n,), of a recording that has them."""
+    assert recording.conditions is not None
+    return recording.conditions[index_of(recording, segments)]
+
+
+def index_of(recording: Recording, segments: np.ndarray) -> np.ndarray:
+    """Which of the recording's segments each of some is, (n,), by its first bin."""
+    return np.searchsorted(recording.segments[:, 0], segments[:, 0])

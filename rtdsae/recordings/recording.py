@@ -134,6 +134,10 @@ class Recording:
         """True for the channels that a model sees: all but `heldout`, `(C,)`."""
         return np.ones(self.n_channels, bool) if self.heldout is None else ~self.heldout
 
+    def in_split(self, name: str) -> np.ndarray:
+        """True for the segments of a split, `(n,)`; a recording that names no splits is all `train`."""
+        return np.full(self.n_segments, name == "train") if self.splits is None else self.splits == name
+
     @cached_property
     def hash(self) -> str:
         """SHA-256 of all the data that the recording holds, in hex: the `data hash` of a bundle's provenance."""

@@ -113,7 +113,7 @@ def begin_readout(session: Session, weight: torch.Tensor) -> None:
 
 def shared_conditions(recordings: Sequence[Recording]) -> list[str]:
     """The conditions that every recording's training part has."""
-    sets = [set(map(str, r.conditions[training(r)])) if r.conditions is not None else set() for r in recordings]
+    sets = [set(map(str, r.conditions[r.in_split("train")])) if r.conditions is not None else set() for r in recordings]
     return sorted(set.intersection(*sets))
 
 
@@ -137,11 +137,4 @@ def averages(session: Session, recording: Recording, conditions: Sequence[str], 
 def trials_of(recording: Recording, condition: str) -> np.ndarray:
     """Which segments are training trials of a condition, (n,)."""
     labels = np.array([str(c) for c in np.asarray(recording.conditions)])
-    return training(recording) & (labels == condition)
-
-
-def training(recording: Recording) -> np.ndarray:
-    """Which segments are of the training part, (n,)."""
-    if recording.splits is None:
-        return np.ones(recording.n_segments, bool)
-    return np.asarray(recording.splits) == "train"
+    return recording.in_split("train") & (labels == condition)

@@ -70,5 +70,5 @@ def factors_and_behaviour(family: Family, tensors: Tensors, split: str, min_bins
 
 def split_segments(recording: Recording, split: str, min_bins: int) -> np.ndarray:
     """The segments of a split that have at least so many bins, (n, 2)."""
-    segments = recording.segments if recording.splits is None else recording.segments[recording.splits == split]
+    segments = recording.segments[recording.in_split(split)]
     return segments[segments[:, 1] - segments[:, 0] >= min_bins]

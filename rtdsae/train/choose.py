@@ -75,7 +75,7 @@ def choose(recordings: Sequence[Recording], family: str = "lfads", taught: bool 
 
 def lengths_of(recording: Recording, split: str) -> np.ndarray:
     """How many bins each segment of a split has, (n,)."""
-    lengths: np.ndarray = np.diff(recording.segments[np.asarray(recording.splits) == split])[:, 0]
+    lengths: np.ndarray = np.diff(recording.segments[recording.in_split(split)])[:, 0]
     return lengths
 
 
@@ -111,7 +111,7 @@ def sizes(n_channels: int, n_sessions: int, family: str, taught: bool) -> list[C
 
 def repeats(recordings: Sequence[Recording]) -> float:
     """How often a condition comes in the training part, in the session where it comes least; 0 where none are known."""
-    known = [np.asarray(r.conditions)[np.asarray(r.splits) == "train"] for r in recordings if r.conditions is not None]
+    known = [r.conditions[r.in_split("train")] for r in recordings if r.conditions is not None]
     return min((len(some) / max(1, len(set(map(str, some)))) for some in known), default=0.0)
 
 

@@ -53,7 +53,7 @@ def dims_of(recordings: Sequence[Recording], config: TrainConfig) -> Dims:
     """The sizes of a model for these recordings."""
     first = recordings[0]
     least = config.window.anchor_bins + config.window.horizon_bins
-    trained = [r.segments[np.asarray(r.splits) == "train"] for r in recordings]
+    trained = [r.segments[r.in_split("train")] for r in recordings]
     return Dims(
         sessions=tuple(neurons_of(r, path) for r, path in zip(recordings, config.data.paths, strict=True)),
         n_external=len(first.external_labels),

@@ -111,8 +111,7 @@ class Windows:
     """
 
     def __init__(self, recording: Recording, split: str, bins: int, stride: int) -> None:
-        splits = recording.splits if recording.splits is not None else np.full(recording.n_segments, "train")
-        chosen = np.flatnonzero(splits == split)
+        chosen = np.flatnonzero(recording.in_split(split))
         segments = recording.segments[chosen]
         long_enough = segments[:, 1] - segments[:, 0] >= bins
         self.index = chosen[long_enough]  # in the recording's own segments
