@@ -138,7 +138,7 @@ def evaluate(run: Run, data: Path | None = None, session: str | None = None) -> 
     family = run.model()
     scored = [evaluate_session(run, family.use(i), i, data) for i in chosen]
     if data is None and session is None:
-        run.info |= {"scores": together(scored), "scored_part": scored[0].scores["part"]}
+        run.info |= {"scores": mean_over_sessions(scored), "scored_part": scored[0].scores["part"]}
         run.save_info()
     return scored
 
@@ -203,7 +203,7 @@ def evaluate_session(run: Run, family: Family, session: int, data: Path | None) 
     return Scored(scores, simpler, run, family, session, recording, segments, outputs)
 
 
-def together(sessions: list[Scored]) -> dict[str, float]:
+def mean_over_sessions(sessions: list[Scored]) -> dict[str, float]:
     """The plain numbers of all sessions, each the mean over the sessions that have it."""
     numbers = [flat(scored.scores) for scored in sessions]
     names = {name: None for each in numbers for name in each}

@@ -7,7 +7,7 @@ is selected on hidden entries or held-out neurons too: the likelihood of entries
 copying them. L_f is KL(f), or what `objective.f_objective` makes of it.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Container
 from typing import NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ from rtdsae.train.factor_vae import Adversary
 from rtdsae.train.total_correlation import decompose
 from rtdsae.train.windows import Batch, SessionWindows
 
-__all__ = ["Loss", "Schedule", "loss_terms", "selecting", "valid_scores"]
+__all__ = ["Loss", "Schedule", "selecting", "valid_scores"]
 
 VALID_MASK = 0.2  # fraction of validation entries that is hidden and scored
 VALID_SEED = 7  # one mask for all epochs and runs, so that their scores compare
@@ -49,63 +49,8 @@ def scored_entries(dropped: Tensor, observed: Tensor, heldin: Tensor) -> Tensor:
     return scored
 
 
-def loss_terms(
-    model: Callable[..., Explained],
-    family: Family,
-    batch: Batch,
-    context: Context,
-    heldin: Tensor,
-    o: Objective,
-    schedule: Schedule,
-    adversary: Adversary | None = None,
-) -> tuple[dict[str, Tensor], Tensor]:
-    """The training loss and its terms.
-
-    Args:
-        model: the family, or what stands before it and watches.
-        family: the same.
-        batch: windows of S + R bins.
-        context: what is known of them.
-        heldin: (n_neurons,) bool.
-        o: weights and rates.
-        schedule: where in training this is.
-        adversary: FactorVAE's.
-
-    Returns:
-        `loss`, `nll`, a `kl_...` for each latent, the parts of f's KL and whatever else the objective has, each a
-        scalar in nats per bin and neuron; and the samples of f, (B, f_dim), which an adversary learns from.
-    """
-    start, modelled = family.start, batch.inputs.shape[1] - family.start
-    gaps = random_gaps(len(batch.inputs), modelled, o.gap_rate, o.gap_bins).to(batch.inputs.device)
-    observed = torch.cat([torch.ones_like(batch.inputs[:, :start, :1]), gaps], 1)
-    x = family.readin.normalise(batch.inputs) * observed
-    if batch.apart is not None:
-        x = x * (1 - batch.apart[..., heldin]) / (1 - o.cv_mask)
-    x, dropped = coordinated_dropout(x, o.coordinated_dropout, start)
-    explained = model(x, observed, batch.u, True, context)
-    nll = family.session.reconstruction.nll(explained.values, batch.counts[:, start:])
-    scored = scored_entries(dropped, gaps, heldin) if o.coordinated_dropout else torch.ones_like(nll)
-    terms = {}
-    if batch.apart is not None:
-        apart = batch.apart[:, start:]
-        scored = scored * (1 - apart)
-        terms["nll_cv"] = (nll.detach() * apart).sum() / apart.sum().clamp_min(1)
-    terms["nll"] = (nll * scored).sum() / scored.sum().clamp_min(1)  # few bins of one neuron may hide none
-    per_window = {f"kl_{name}": value.mean() for name, value in explained.kl.items()}
-    static, f = static_terms(family, explained, context, o, schedule, adversary)
-    scale = modelled * len(heldin)
-    terms |= {name: value / scale for name, value in (per_window | static).items()}
-    kernels = family.recurrent_kernels()
-    weights = {"gen": o.l2_gen, "con": o.l2_con}
-    terms["l2"] = sum((weights[k] * half_mean_square(w) for k, w in kernels.items()), terms["nll"].new_zeros(()))
-    weighted = o.kl_z_scale * terms["kl_z"] + terms["l2"] + o.discriminative * terms.get("discriminative", 0.0)
-    annealed = isinstance(o.f_objective, AnnealedVAE)  # its capacity is its schedule
-    loss_f = terms["f_objective"] if annealed else schedule.ramp * o.kl_f_scale * terms["f_objective"]
-    return {"loss": terms["nll"] + loss_f + schedule.ramp * weighted, **terms}, f
-
-
 class Loss(nn.Module):
-    """`loss_terms` as a module: what is shared among processes, so that every parameter that the loss uses is.
+    """The training loss of a batch; a module, so that all parameters that it uses are shared among processes.
 
     Args:
         family: the model.
@@ -117,10 +62,49 @@ class Loss(nn.Module):
         self.family, self.objective = family, objective
 
     def forward(
-        self, batch: Batch, context: Context, heldin: Tensor, schedule: Schedule, adversary: Adversary | None
+        self, batch: Batch, context: Context, heldin: Tensor, schedule: Schedule, adversary: Adversary | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """See `loss_terms`."""
-        return loss_terms(self.family, self.family, batch, context, heldin, self.objective, schedule, adversary)
+        """The loss and its terms.
+
+        Args:
+            batch: windows of S + R bins.
+            context: what is known of them.
+            heldin: (n_neurons,) bool.
+            schedule: where in training this is.
+            adversary: FactorVAE's.
+
+        Returns:
+            `loss`, `nll`, a `kl_...` for each latent, the parts of f's KL and whatever else the objective has, each a
+            scalar in nats per bin and neuron; and the samples of f, (B, f_dim), which an adversary learns from.
+        """
+        family, o = self.family, self.objective
+        start, modelled = family.start, batch.inputs.shape[1] - family.start
+        gaps = random_gaps(len(batch.inputs), modelled, o.gap_rate, o.gap_bins).to(batch.inputs.device)
+        observed = torch.cat([torch.ones_like(batch.inputs[:, :start, :1]), gaps], 1)
+        x = family.readin.normalise(batch.inputs) * observed
+        if batch.apart is not None:
+            x = x * (1 - batch.apart[..., heldin]) / (1 - o.cv_mask)
+        x, dropped = coordinated_dropout(x, o.coordinated_dropout, start)
+        explained = family(x, observed, batch.u, True, context)
+        nll = family.session.reconstruction.nll(explained.values, batch.counts[:, start:])
+        scored = scored_entries(dropped, gaps, heldin) if o.coordinated_dropout else torch.ones_like(nll)
+        terms = {}
+        if batch.apart is not None:
+            apart = batch.apart[:, start:]
+            scored = scored * (1 - apart)
+            terms["nll_cv"] = (nll.detach() * apart).sum() / apart.sum().clamp_min(1)
+        terms["nll"] = (nll * scored).sum() / scored.sum().clamp_min(1)  # few bins of one neuron may hide none
+        per_window = {f"kl_{name}": value.mean() for name, value in explained.kl.items()}
+        static, f = static_terms(family, explained, context, o, schedule, adversary)
+        scale = modelled * len(heldin)
+        terms |= {name: value / scale for name, value in (per_window | static).items()}
+        kernels = family.recurrent_kernels()
+        weights = {"gen": o.l2_gen, "con": o.l2_con}
+        terms["l2"] = sum((weights[k] * half_mean_square(w) for k, w in kernels.items()), terms["nll"].new_zeros(()))
+        weighted = o.kl_z_scale * terms["kl_z"] + terms["l2"] + o.discriminative * terms.get("discriminative", 0.0)
+        annealed = isinstance(o.f_objective, AnnealedVAE)  # its capacity is its schedule
+        loss_f = terms["f_objective"] if annealed else schedule.ramp * o.kl_f_scale * terms["f_objective"]
+        return {"loss": terms["nll"] + loss_f + schedule.ramp * weighted, **terms}, f
 
 
 def static_terms(

@@ -11,7 +11,7 @@ from rtdsae.model.family import Dims, Neurons
 from rtdsae.model.masking import Dropout, coordinated_dropout, random_gaps
 from rtdsae.model.priors import Context
 from rtdsae.train.config import Objective
-from rtdsae.train.objective import Schedule, loss_terms
+from rtdsae.train.objective import Loss, Schedule
 from rtdsae.train.windows import Batch
 
 S, R, C, HELD, B = 4, 10, 6, 2, 32
@@ -55,16 +55,15 @@ def test_gradient_exactly_where_the_input_was_dropped(config):
     heldin = torch.tensor([True] * C + [False] * HELD)
     seen = {}
 
-    def watched(x, observed, u, sample, context):
-        explained = family(x, observed, u, sample, context)
+    def watch(_, inputs, explained):
         explained.values.retain_grad()
-        seen.update(x=x, observed=observed, values=explained.values)
-        return explained
+        seen.update(x=inputs[0], observed=inputs[1], values=explained.values)
 
     objective = Objective(coordinated_dropout=0.4, gap_rate=0.5, gap_bins=3)
     batch = Batch(counts, counts[..., heldin], None, None)
     context = Context(None, torch.arange(B), torch.ones(B))
-    terms, _ = loss_terms(watched, family, batch, context, heldin, objective, Schedule(0, 0.0, B))
+    family.register_forward_hook(watch)
+    terms, _ = Loss(family, objective)(batch, context, heldin, Schedule(0, 0.0, B))
     terms["loss"].backward()
     hidden = seen["x"][:, family.start :] == 0
     gradient = seen["values"].grad[:, :, 0] != 0

@@ -17,7 +17,7 @@ from rtdsae.model.priors import Context, Labelled, Sequence
 from rtdsae.recordings import Recording
 from rtdsae.train.config import AnnealedVAE, BetaTCVAE, BetaVAE, FactorVAE, Objective
 from rtdsae.train.factor_vae import Adversary
-from rtdsae.train.objective import VALID_MASK, VALID_SEED, Schedule, loss_terms, valid_scores
+from rtdsae.train.objective import VALID_MASK, VALID_SEED, Loss, Schedule, valid_scores
 from rtdsae.train.total_correlation import decompose
 from rtdsae.train.windows import Batch, SessionWindows, Tensors
 
@@ -65,14 +65,15 @@ def terms_of(family, objective, schedule=None, batch=None, adversary=None, seed=
     """The loss's terms, the samples of f, and what went into the model and came out."""
     seen = {}
 
-    def watched(x, observed, u, sample, context):
-        seen.update(x=x, observed=observed, explained=family(x, observed, u, sample, context))
-        seen["explained"].values.retain_grad()
-        return seen["explained"]
+    def watch(_, inputs, explained):
+        seen.update(x=inputs[0], observed=inputs[1], explained=explained)
+        explained.values.retain_grad()
 
     torch.manual_seed(seed)
     schedule = schedule or Schedule(2, 0.6, N)
-    terms, f = loss_terms(watched, family, batch or new_batch(), CONTEXT, HELDIN, objective, schedule, adversary)
+    watching = family.register_forward_hook(watch)
+    terms, f = Loss(family, objective)(batch or new_batch(), CONTEXT, HELDIN, schedule, adversary)
+    watching.remove()
     return terms, f, seen
 
 
@@ -84,9 +85,7 @@ def test_a_batch_in_which_nothing_was_hidden_teaches_nothing_but_is_no_failure()
     family = make_family(FAMILIES["lfads"], Dims((Neurons("one", C, C),), 0, 0, 3, 4, 0.02, S, R))
     counts = new_batch().inputs
     batch, objective = Batch(counts, counts, None, None), Objective(coordinated_dropout=1e-9, gap_rate=0.0)
-    terms, _ = loss_terms(
-        family, family, batch, CONTEXT, torch.ones(C, dtype=torch.bool), objective, Schedule(2, 0.6, N)
-    )
+    terms, _ = Loss(family, objective)(batch, CONTEXT, torch.ones(C, dtype=torch.bool), Schedule(2, 0.6, N))
     assert terms["nll"] == 0
     assert torch.isfinite(terms["loss"])
 
