@@ -108,6 +108,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         raise BundleError(f"bundle {self.name}: no output {name!r}: it has {found}")
 
     @property
+    def behaviour_labels(self) -> list[str]:
+        """The columns of the output `behaviour`; none where the model has no such output."""
+        return [label for output in self.outputs if output.name == "behaviour" for label in output.labels]
+
+    @property
     def expected_files(self) -> tuple[str, ...]:
         """The files that the sessions need, by their path in the bundle."""
         return FILES + tuple(session_path(s.name, name) for s in self.further for name in SESSION_FILES)

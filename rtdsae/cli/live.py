@@ -101,9 +101,8 @@ def _shipped_models() -> str:
     for name, path in shipped.models().items():
         manifest = bundles.load(path).manifest
         bins = f"{len(manifest.channels)} channels, bins of {1e3 * manifest.bin_width_s:g} ms"
-        decoded = [label for output in manifest.outputs if output.name == "behaviour" for label in output.labels]
         score = f"bps {manifest.scores['bps']:.3f}" if "bps" in manifest.scores else ""
-        lines.append(f"  {name:25} {bins:31} {score}  {', '.join(decoded)}".rstrip())
+        lines.append(f"  {name:25} {bins:31} {score}  {', '.join(manifest.behaviour_labels)}".rstrip())
     return "\n".join(["bundles that come with rtdsae (each has a MODEL_CARD.md in its folder):", *lines])
 
 

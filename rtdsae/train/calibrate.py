@@ -230,8 +230,7 @@ def write(
 ) -> None:
     """The source's files as they are, and the new session's beside them."""
     m, name = source.manifest, info["name"]
-    labels = [label for o in m.outputs if o.name == "behaviour" for label in o.labels]
-    session = session_of(family, info, {"behaviour_labels": labels})
+    session = session_of(family, info, {"behaviour_labels": m.behaviour_labels})
     kept = {key: values for key, values in source.weights().items() if key == "alignment"}
     said = (
         f"\nSession {name}: {len(info['channels'])} channels, calibrated on {info['source']} (data hash "
@@ -256,8 +255,8 @@ def write(
 
 def behaviour_r2(source: Bundle, family: Family, tensors: Tensors, least: int) -> float | None:
     """R² of the validation part's behaviour by the read-out that the model came with; None where there is none."""
-    labels = [label for o in source.manifest.outputs if o.name == "behaviour" for label in o.labels]
-    if family.behaviour is None or labels != list(tensors.recording.behaviour_labels):
+    labels = list(tensors.recording.behaviour_labels)
+    if family.behaviour is None or labels != source.manifest.behaviour_labels:
         return None
     factors, actual = factors_and_behaviour(family, tensors, "valid", least)
     with torch.no_grad():
