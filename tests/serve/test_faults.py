@@ -220,12 +220,12 @@ def test_a_subscriber_that_is_stopped_keeps_nobody_waiting(tmp_path, seconds):
 def test_a_recorder_that_is_stopped_ends_with_every_bin(tmp_path):
     """More is published meanwhile than the sockets between keep: the rest comes from the daemon's history.
 
-    The source runs at eighty times its rate: what LSL has no room for meanwhile is a gap, as for every subscriber.
+    The source runs at four times its rate: what LSL has no room for meanwhile is a gap, as for every subscriber.
     """
-    toy, endpoint, out = Toy(), f"ipc://{tmp_path}/control", tmp_path / "out.h5"
+    toy, endpoint, out = Toy(bin_width_s=0.001), f"ipc://{tmp_path}/control", tmp_path / "out.h5"
     x = toy.counts(24_000)
     with (
-        LslSource(x, 50.0, pace=4000, chunk=40) as source,
+        LslSource(x, 1000.0, pace=4000, chunk=40) as source,
         Served(
             tmp_path,
             toy,
@@ -235,7 +235,7 @@ def test_a_recorder_that_is_stopped_ends_with_every_bin(tmp_path):
             "--control",
             endpoint,
             "--set",
-            "model.history_s=1000",
+            "model.history_s=30",
         ) as served,
         program("-m", "rtdsae", "record", out, "--endpoint", served.endpoint, "--control", endpoint) as recorder,
     ):
