@@ -9,13 +9,15 @@ daemon's own `Engine` and `Decoder` bin by bin, so that what is measured is what
               Scored is the last 20 %, by co-bps of every 4th unit, which no model sees, and R² of hand velocity
     lorenz    generated, 65 or 8 initial states; scored on fresh streams of the same neurons, by R² to the true rates
 
-What has been trained under --out is kept, so that the program can be stopped and called again. Prints the tables of
-docs/anchoring.md; the last line is JSON.
+What has been trained under --out is kept, for each --epochs apart, so that the program can be stopped and called again.
+Prints the tables of docs/anchoring.md; the last line is JSON.
 """
 
 import argparse
 import itertools
 import json
+import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -83,7 +85,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        """Also its folder's."""
+        """Also its folder's, but for the epochs."""
         more = "".join("-" + item.partition(".")[2].replace("=", "") for item in self.more)
         return f"{self.data}-{self.family}-{self.s}-{self.r}{more}"
 
@@ -122,13 +124,21 @@ MODELS = (
 )
 
 
+def folder(model: Model, epochs: int, out: Path) -> Path:
+    """Where a model is; `epochs` are those of the command line."""
+    return out / f"{model.name}-{epochs}"
+
+
 def trained(model: Model, epochs: int, out: Path) -> bundle.Bundle:
     """The model's bundle of two lanes, trained unless it is there."""
-    where, path = out / model.name, recording_at(model.data, out)
+    where, path = folder(model, epochs, out), recording_at(model.data, out)
     if not (where / "bundle").exists():
         epochs = model.longer * epochs if model.data == "pursuit" else epochs * 36 // 100  # about the same time
         config = model.config(path, epochs)
+        shutil.rmtree(where, ignore_errors=True)  # of one that was interrupted
         run = train(where / "run", config, [prepare(load(path), config)], lambda _: None)
+        if run.info["state"] != "finished":
+            raise KeyboardInterrupt  # `train` has taken it for its own
         print(f"{model.name}: best epoch {run.info['best_epoch'] + 1} of {epochs}", flush=True)
         export(run, where / "bundle", lanes=2)
     return bundle.load(where / "bundle")
@@ -391,12 +401,12 @@ def blocks(edges: Sequence[int]) -> list[tuple[int, int]]:
 # time -----------------------------------------------------------------------------------------------------------------
 
 
-def step_times(out: Path) -> dict[str, dict[str, float]]:
+def step_times(epochs: int, out: Path) -> dict[str, dict[str, float]]:
     """Microseconds of a step and of an anchor of each family with one, two and four lanes, in turn."""
     engines, n_channels = {}, 0
     for family in FAMILIES:
         for lanes in (1, 2, 4):
-            path = out / Model("pursuit", family).name
+            path = folder(Model("pursuit", family), epochs, out)
             made = path / ("bundle" if lanes == 2 else f"bundle{lanes}")
             loaded = bundle.load(made) if made.exists() else export(Run.open(path / "run"), made, lanes)
             engines[family, lanes], n_channels = Engine(loaded), len(loaded.manifest.channels)
@@ -583,7 +593,7 @@ def main() -> None:
             data = data or Pursuit(prepare(load(recording_at("pursuit", args.out)), config))
             results[model.name] = pursuit_scores(driver, data, deep=(model.s, model.r, model.more) == (10, 40, ()))
         print(f"{model.name} is measured", flush=True)
-    times = step_times(args.out) if data is not None and not args.only else {}
+    times = step_times(args.epochs, args.out) if data is not None and not args.only else {}
     print("\n".join(tables(results, times)))
     if args.figure:
         draw(results, args.figure)
@@ -601,4 +611,7 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

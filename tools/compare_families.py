@@ -6,18 +6,21 @@ Every family gets the same sizes, window and objective on a set (the set's confi
 on generated sets twice, with KL weights of 0.3 and of 0.005; the one with the better validation score is reported. That
 score, of entries hidden from the encoders or of held-out neurons, selects the epoch too; no test figure is looked at.
 Sets of real recordings are left out where they are not at hand (tools/real_recordings.py). Finished runs under --out
-are kept, so that the program can be stopped and called again. The last line is JSON.
+are kept, each budget's apart, so that the program can be stopped and called again. The last line is JSON.
 """
 
 import argparse
 import json
+import math
 import os
 import shutil
+import signal
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from rtdsae.evaluate.score import evaluate
 from rtdsae.recordings import Recording, load, save, synthetic
 from rtdsae.recordings.reaching import reaching
 from rtdsae.serve.engine import Engine
+from rtdsae.signals import caught, interrupt
 from rtdsae.train.config import TrainConfig, load_config
 from rtdsae.train.export import export
 from rtdsae.train.fit import train
@@ -38,6 +42,8 @@ from rtdsae.train.sessions import prepare
 ROOT = Path(__file__).parent.parent
 FAMILIES = ("lfads", "dsae_full", "dsae_factorized", "fhvae", "fdmm")
 TIMED_BLOCKS, TIMED_STEPS = 20, 200
+
+Cell = tuple[str, str, float, float, Path]  # set, family, KL weight, budget, and where everything goes
 
 
 @dataclass(frozen=True)
@@ -69,11 +75,9 @@ def main() -> None:
         (name, family, kl, args.budget, args.out) for name in sets for family in args.families for kl in SETS[name].kl
     ]
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are begun from here
-    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
-        for cell, result in zip(cells, pool.map(run_cell, cells), strict=True):
-            print(f"{cell[0]:12} {cell[1]:16} KL {cell[2]:<6} {result['validation']:.4f} nats", flush=True)
-    best = {name: {family: best_of(name, family, args.out) for family in args.families} for name in sets}
-    times = step_times(best, args.families, args.out) if sets else {}
+    run_all(cells, args.jobs)
+    best = {name: {family: best_of(name, family, args.budget, args.out) for family in args.families} for name in sets}
+    times = step_times(best, args.families, args.budget, args.out) if sets else {}
     print("\n".join(tables(best, times)))
     print(json.dumps({"budget": args.budget, "scores": best, "step_us": times}))
 
@@ -87,7 +91,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time; no more than there are cores")
     parser.add_argument("--out", type=Path, default=Path("out/families"))
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not 0 < args.budget < math.inf or args.jobs < 1:
+        parser.error("--budget must be above 0, --jobs 1 or more")
+    return args
 
 
 def make_data(name: str, out: Path) -> bool:
@@ -102,10 +109,32 @@ def make_data(name: str, out: Path) -> bool:
     return True
 
 
-def run_cell(cell: tuple[str, str, float, float, Path]) -> dict[str, Any]:
+def run_all(cells: list[Cell], jobs: int) -> None:
+    """Every run, so many at a time. Ctrl-C and SIGTERM end them all."""
+    with caught(interrupt), ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        handler = signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # in the processes, whose `train` would end in good order
+        results = pool.map(run_cell, cells)
+        signal.signal(signal.SIGINT, handler)
+        try:
+            for cell, result in zip(cells, results, strict=True):
+                print(f"{cell[0]:12} {cell[1]:16} KL {cell[2]:<6} {result['validation']:.4f} nats", flush=True)
+        except KeyboardInterrupt:
+            for worker in active_children():  # else the pool waits for the runs, and for those that it had begun next
+                worker.terminate()
+            raise
+
+
+def folder(name: str, family: str, kl: float, budget: float, out: Path) -> Path:
+    """Where a run is."""
+    return out / f"{name}-{family}-{kl}-{budget:g}"
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
     """Train, score and export one run, unless its result is there."""
     name, family, kl, budget, out = cell
-    where = out / f"{name}-{family}-{kl}"
+    where = folder(*cell)
     if (where / "result.json").exists():
         return dict(json.loads((where / "result.json").read_text()))
     shutil.rmtree(where, ignore_errors=True)
@@ -135,16 +164,16 @@ def run_cell(cell: tuple[str, str, float, float, Path]) -> dict[str, Any]:
     return result
 
 
-def best_of(name: str, family: str, out: Path) -> dict[str, Any]:
+def best_of(name: str, family: str, budget: float, out: Path) -> dict[str, Any]:
     """The result with the better validation score."""
-    results = [run_cell((name, family, kl, 0.0, out)) for kl in SETS[name].kl]
+    results = [run_cell((name, family, kl, budget, out)) for kl in SETS[name].kl]
     return min(results, key=lambda result: result["validation"])
 
 
-def step_times(best: dict[str, Any], families: list[str], out: Path) -> dict[str, dict[str, float]]:
+def step_times(best: dict[str, Any], families: list[str], budget: float, out: Path) -> dict[str, dict[str, float]]:
     """Microseconds of one step in ONNX Runtime, the families in turn, on the first set's sizes."""
     name = next(iter(best))
-    loaded = {f: bundle.load(out / f"{name}-{f}-{best[name][f]['kl']}" / "bundle") for f in families}
+    loaded = {f: bundle.load(folder(name, f, best[name][f]["kl"], budget, out) / "bundle") for f in families}
     engines = {f: Engine(b) for f, b in loaded.items()}
     counts = {f: b.golden()["x"] for f, b in loaded.items()}
     taken: dict[str, list[float]] = {f: [] for f in families}
@@ -198,4 +227,7 @@ def follows(swap: dict[str, Any], latent: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
