@@ -5,11 +5,13 @@
 Three trainings on the same data: the set's config as it is, the same with `model.causal: false`, and a student that has
 the second as `data.teacher`, with little else that holds over-fitting down (on Lorenz, configs/lorenz_taught.yaml).
 Each is selected by the held-out neurons of the validation part, and scored on the test part; the causal ones are
-streamed. Data and scores are those of `bench_quality.py`. The last line is JSON.
+streamed. Data and scores are those of `bench_quality.py`; sets of real recordings are left out where they are not at
+hand. The last line is JSON.
 """
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 import warnings
@@ -19,6 +21,7 @@ from typing import Any
 import bench_quality
 import torch
 
+from rtdsae.errors import RecordingError, RtdsaeError
 from rtdsae.train.behaviour import split_segments
 from rtdsae.train.choose import TAUGHT
 from rtdsae.train.fit import train
@@ -38,7 +41,12 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    found = {name: compared(name, args.set, args.student) for name in args.sets}
+    found = {}
+    for name in args.sets:
+        try:
+            found[name] = compared(name, args.set, args.student)
+        except RecordingError as error:
+            print(f"{name}: left out: {error}", flush=True)
     print(json.dumps({"set": args.set, "student": args.student, "sets": found}))
 
 
@@ -67,6 +75,8 @@ def trained(path: Path, name: str, changes: list[str], config_name: str = "") ->
     data, config = bench_quality.data_of(name, changes, config_name)
     begun = time.process_time()
     run = train(path, config, [data], lambda _: None)
+    if run.info["state"] != "finished":
+        raise KeyboardInterrupt  # `train` has taken it for its own
     seconds = round(time.process_time() - begun)
     family, least = run.model(), config.window.anchor_bins + config.window.horizon_bins
     scores = bench_quality.scores(
@@ -76,4 +86,9 @@ def trained(path: Path, name: str, changes: list[str], config_name: str = "") ->
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RtdsaeError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
