@@ -73,6 +73,28 @@ def test_a_model_of_fewer_epochs_or_half_a_training_is_not_taken_for_one(tmp_pat
     assert seen == [False]  # what was left there is out of the way: `train` refuses it
 
 
+def test_scores_of_other_bins_are_not_taken_for_these(tmp_path, monkeypatch):
+    quality, made = importlib.import_module("bench_quality"), []
+
+    def run(command, **_):
+        made.append(command[-1])
+        return SimpleNamespace(returncode=0, stdout="{}")
+
+    monkeypatch.setattr(quality.subprocess, "run", run)
+    for changes, anew in (
+        ([], ["oracle", "rtdsae"]),
+        ([], []),
+        (["objective.kl_f_scale=1"], ["rtdsae"]),  # of rtdsae alone
+        (["window.anchor_bins=20"], ["oracle", "rtdsae"]),  # other bins are scored
+        (["data.teacher=/a/run"], ["oracle", "rtdsae"]),
+    ):
+        made.clear()
+        args = SimpleNamespace(out=tmp_path, minutes=4.0, set=changes)
+        for model in ("oracle", "rtdsae"):
+            quality.cell(args, "lorenz", model)
+        assert made == anew, changes
+
+
 # how they end ---------------------------------------------------------------------------------------------------------
 
 

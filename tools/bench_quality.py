@@ -46,7 +46,7 @@ import torch
 from compare_families import ROOT, SETS
 from msgspec import structs
 
-from rtdsae.errors import RecordingError
+from rtdsae.errors import RecordingError, RtdsaeError
 from rtdsae.evaluate import canvas, nulls
 from rtdsae.evaluate.metrics import bits_per_spike, r2
 from rtdsae.evaluate.oracle import oracle_rates
@@ -83,7 +83,7 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     for name in args.sets:
         try:
-            data, _ = data_of(name)
+            data, _ = data_of(name, args.set)
         except RecordingError as error:
             print(f"{name}: left out: {error}", flush=True)
             continue
@@ -103,17 +103,27 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--minutes", type=float, default=4.0, help="CPU time of each model")
     parser.add_argument("--lfads-torch", type=Path, metavar="DIR")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of rtdsae's config")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of rtdsae's config; windows, data and seed are those of all models",
+    )
     parser.add_argument("--figure", type=Path, metavar="FILE")
     parser.add_argument("--out", type=Path, default=Path("out/quality"))
     parser.add_argument("--subject", nargs=2, metavar=("SET", "MODEL"), help=argparse.SUPPRESS)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not 0 < args.minutes < math.inf:
+        parser.error("--minutes must be above 0")
+    bench_training.check_checkout(parser, args.lfads_torch)
+    return args
 
 
 def cell(args: argparse.Namespace, name: str, model: str) -> dict[str, Any]:
     """What one model's process found on a set, which is kept in a file."""
     budget = "" if model == "oracle" else f"-{args.minutes:g}"
-    changed = "".join(f"-{one}" for one in args.set) if model == "rtdsae" else ""
+    changed = "".join(f"-{one.replace('/', '_')}" for one in args.set if model == "rtdsae" or is_of_data(one))
     path = args.out / f"{name}-{model}{budget}{changed}.json"
     if not path.exists():
         command = [sys.executable, *sys.argv, "--subject", name, model]
@@ -122,6 +132,11 @@ def cell(args: argparse.Namespace, name: str, model: str) -> dict[str, Any]:
             sys.exit(f"{model} on {name} has ended: see above")
         path.write_text(done.stdout.splitlines()[-1])
     return dict(json.loads(path.read_text()))
+
+
+def is_of_data(change: str) -> bool:
+    """Whether it says which bins are trained on and scored, and so is one of lfads-torch and the oracle as well."""
+    return change.startswith(("data.", "window.", "fit.seed="))
 
 
 def run_subject(args: argparse.Namespace) -> None:
@@ -433,4 +448,7 @@ def figure(found: dict[str, Any], budget: float) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RtdsaeError as error:
+        sys.exit(str(error))

@@ -77,7 +77,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--subject", choices=SUBJECTS, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if min(args.batch, args.blocks, args.steps, args.threads) < 1:
+        parser.error("--batch, --blocks, --steps and --threads must be 1 or more")
+    check_checkout(parser, args.lfads_torch)
+    return args
+
+
+def check_checkout(parser: argparse.ArgumentParser, lfads_torch: Path | None) -> None:
+    """Refuses what is no checkout of lfads-torch."""
+    if lfads_torch and not (lfads_torch / "lfads_torch").is_dir():
+        parser.error(f"--lfads-torch {lfads_torch}: there is no lfads_torch/ in it, as in a checkout of lfads-torch")
 
 
 class Subject:
