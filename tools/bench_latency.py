@@ -15,7 +15,7 @@ its control socket, scrapes of its metrics and 50 subscribers. `--scale` is one 
 All times are microseconds: `push -> in` from the source's push to the sample in the program's hands, `in -> out` to
 just before its send, `out -> sub` to the subscriber's hands, `push -> sub` all of it. Figures are those of all blocks
 together; a ratio to the floor has the range that 90 % of resamplings of the blocks give: the machine's own noise. The
-last line is JSON.
+last line is JSON. Ctrl-C and SIGTERM end every process.
 """
 
 import argparse
@@ -28,14 +28,19 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pylsl
 import zmq
+
+from rtdsae.cli.rig import end
+from rtdsae.signals import caught, interrupt
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
@@ -45,7 +50,12 @@ COMPARED = ("p50", "p99", "p99.9")
 STAGES = ("push -> in", "in -> out", "out -> sub", "push -> sub")
 FLOOR, EXTRAS = "floor", "extras"
 WARM_UP_S = 1.0
+TOY_ANCHOR = 10  # bins
+MANIFEST = "manifest.json"
 QUIET_MS = 2000  # without a frame, after which a block is over
+START_S = 90.0  # for a program to start and publish its first frame
+SAID = "stderr.txt"  # what all programs said
+SAID_LINES = 5
 _TIMES = struct.Struct("<ddd")
 
 
@@ -60,7 +70,7 @@ class Block:
 
 def main() -> None:
     args = arguments()
-    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as others:
+    with caught(interrupt), tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as others:
         folder = Path(name)
         for _ in range(2 if args.load else 0):
             others.enter_context(running([HERE / "bench_busy.py"], folder))
@@ -85,7 +95,25 @@ def arguments() -> argparse.Namespace:
     sizes = ([1000], [4096], [16], 8) if args.scale else ([50, 100, 1000], [96, 1024], [128, 512], 1)
     for option, default in zip(("rates", "channels", "hidden", "lanes"), sizes, strict=True):
         setattr(args, option, getattr(args, option) or default)
+    if args.scale and len(args.daemon or ()) > 1:
+        parser.error("--scale is one run: give one --daemon")
     args.daemon = args.daemon or ["", "--wake off", "--wake poll"]
+    if args.bundle:
+        args.bundle = args.bundle.resolve()  # the programs run in the checkout
+        if not (args.bundle / MANIFEST).is_file():
+            parser.error(f"{args.bundle}: no bundle is there")
+    if not args.seconds > 0 or min(args.blocks, args.lanes, *args.rates, *args.channels, *args.hidden) < 1:
+        parser.error("--seconds must be above 0; --blocks, --lanes, --rates, --channels and --hidden 1 or more")
+    if args.scale is not None:
+        if not args.scale > 0:
+            parser.error("--scale must be above 0 minutes")
+        if max(len(args.rates), len(args.channels), len(args.hidden)) > 1:
+            parser.error("--scale is one run: give one of --rates, --channels and --hidden each")
+    rates = [shape(args.bundle)[0]] if args.bundle else args.rates
+    n_anchor = manifest_of(args.bundle)["anchor_bins"] if args.bundle else TOY_ANCHOR
+    seconds = 60 * args.scale if args.scale else args.seconds
+    if seconds * min(rates) <= n_anchor:
+        parser.error(f"{seconds:g} s have no bin after the first {n_anchor}, on which the model is anchored")
     return args
 
 
@@ -97,7 +125,7 @@ def bundles(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Path]
     from toy_bundle import Toy
 
     for rate, n_channels, n_hidden in itertools.product(args.rates, args.channels, args.hidden):
-        toy = Toy(n_channels=n_channels, n_hidden=n_hidden, n_anchor=10, bin_width_s=1 / rate, lanes=args.lanes)
+        toy = Toy(n_channels=n_channels, n_hidden=n_hidden, n_anchor=TOY_ANCHOR, bin_width_s=1 / rate, lanes=args.lanes)
         yield f"{n_hidden} hidden units", toy.write(folder / f"toy-{rate}-{n_channels}-{n_hidden}")
 
 
@@ -113,15 +141,19 @@ def table(args: argparse.Namespace, folder: Path) -> dict:
         for i in range(args.blocks):
             for name in subjects if i % 2 else reversed(subjects):
                 blocks[name].append(measure(name, bundle, args.seconds, folder))
-        title = f"{rate} Hz, {n_channels} channels, {model}" + (", loaded" if args.load else "")
+        title = f"{rate:g} Hz, {n_channels} channels, {model}" + (", loaded" if args.load else "")
         results[title] = report(title, blocks)
     return results
 
 
-def shape(bundle: Path) -> tuple[int, int]:
+def manifest_of(bundle: Path) -> dict[str, Any]:
+    return dict(json.loads((bundle / MANIFEST).read_text()))
+
+
+def shape(bundle: Path) -> tuple[float, int]:
     """Bins a second and channels."""
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    return round(1 / manifest["bin_width_s"]), len(manifest["channels"])
+    manifest = manifest_of(bundle)
+    return 1 / manifest["bin_width_s"], len(manifest["channels"])
 
 
 def measure(name: str, bundle: Path, seconds: float, folder: Path) -> Block:
@@ -134,11 +166,9 @@ def measure(name: str, bundle: Path, seconds: float, folder: Path) -> Block:
         if name == EXTRAS:
             others = [HERE / "bench_company.py", *extra_endpoints(endpoint), endpoint]
             company = open_.enter_context(running(others, folder))
-        frames = receive(subscriber, name, subject, int((seconds + WARM_UP_S) * rate))
+        frames = receive(subscriber, name, subject, int((seconds + WARM_UP_S) * rate), folder / SAID)
         assert name != EXTRAS or company.stdout.readline() == b"ready\n"
         stamps, push = pushed()
-    if not len(frames.times):
-        sys.exit(f"{name}: nothing was published:\n{(folder / 'stderr.txt').read_text()}")
     stamp, t_in, t_out, arrived = frames.times.T
     index = np.rint((stamp - stamps[0]) * rate).astype(int)
     lost = index[-1] - index[0] + 1 - len(np.unique(index)) + (len(stamps) - 1 - index[-1])
@@ -166,7 +196,7 @@ def load(bundle: Path, seconds: float, folder: Path) -> Iterator[tuple[str, Call
 @contextlib.contextmanager
 def running(command: list[object], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A Python program, ended with the block."""
-    with (folder / "stderr.txt").open("ab") as log:
+    with (folder / SAID).open("ab") as log:
         arguments = [sys.executable, *(str(part) for part in command)]
         process = subprocess.Popen(
             arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, cwd=HERE.parent
@@ -175,8 +205,7 @@ def running(command: list[object], folder: Path) -> Iterator[subprocess.Popen[by
         yield process
     finally:
         process.stdin.close()  # what some wait for
-        process.terminate()
-        process.wait(timeout=20)
+        end(process)
         process.stdout.close()
 
 
@@ -220,30 +249,42 @@ def receive(
     name: str,
     subject: subprocess.Popen[bytes],
     n_expected: int,
+    said: Path,
     each_minute: Callable[[np.ndarray], None] | None = None,
+    weighed: subprocess.Popen[bytes] | None = None,
 ) -> Frames:
-    """All frames, until there have been none for two seconds; `each_minute` gets those of the last minute."""
+    """All frames, until there have been none for two seconds; `each_minute` gets those of the last minute.
+
+    The cores are those of `weighed`, else of the subject. Where there are no frames, this program ends with the last
+    lines of what the others `said`.
+    """
     times, n, offset = np.zeros((n_expected + 1000, 4)), 0, 0 if name == FLOOR else 32
-    used, told, minute = 0.0, 0, np.inf
+    pid = (weighed or subject).pid
+    used, told, minute, given_up = 0.0, 0, np.inf, time.monotonic() + START_S
     while n < len(times):
         try:
             frame = subscriber.recv()
         except zmq.Again:
-            if n or subject.poll() is not None:
+            if n or subject.poll() is not None or time.monotonic() > given_up:
                 break
             continue
         times[n, 3] = now = pylsl.local_clock()
         times[n, :3] = _TIMES.unpack_from(frame, offset)
         n += 1
         if n == 1:
-            used, minute = cpu_seconds(subject.pid), now + 60
+            used, minute = cpu_seconds(pid), now + 60
         if each_minute and now >= minute:
             each_minute(times[told:n])
             told, minute = n, minute + 60
     if n < 2:
-        raise SystemExit(f"{name} published nothing: see what it said above")
+        sys.exit(f"{name} published nothing:\n{last_of(said)}")
     took = times[n - 1, 3] - times[0, 3]
-    return Frames(times[:n], (cpu_seconds(subject.pid) - used) / took)
+    return Frames(times[:n], (cpu_seconds(pid) - used) / took)
+
+
+def last_of(said: Path) -> str:
+    """The last lines."""
+    return "\n".join(said.read_text().splitlines()[-SAID_LINES:])
 
 
 def cpu_seconds(pid: int) -> float:
@@ -300,9 +341,10 @@ def scale(args: argparse.Namespace, folder: Path) -> dict:
     """One long run: is the memory flat, and is the latency?"""
     ((model, bundle),) = bundles(args, folder)
     rate, n_channels = shape(bundle)
-    options = args.daemon[0] or ("--anchor lanes" if args.lanes > 1 else "")
+    lanes = manifest_of(bundle)["lanes"]
+    options = args.daemon[0] or ("--anchor lanes" if lanes > 1 else "")
     name, minutes = f"daemon {options}", []
-    print(f"{rate} Hz, {n_channels} channels, {model}, {args.lanes} lanes, {name}")
+    print(f"{rate:g} Hz, {n_channels} channels, {model}, {lanes} lanes, {name}")
     print("minute   RSS MB  in -> out" + "".join(f"{q:>8}" for q in QUANTILES) + "   out -> sub  p50     p99   bins")
     with load(bundle, 60 * args.scale, folder) as (source_id, pushed):
         endpoint = f"ipc://{folder}/{source_id[-8:]}"
@@ -319,7 +361,7 @@ def scale(args: argparse.Namespace, folder: Path) -> dict:
                 after_send = f"{figures[-2]:17.0f}{figures[-1]:8.0f}"
                 print(f"{len(minutes):6}{figures[0]:9.1f}           {row}{after_send}{len(times):7}", flush=True)
 
-            frames = receive(subscriber, name, subject, int((60 * args.scale + WARM_UP_S) * rate), tell)
+            frames = receive(subscriber, name, subject, int((60 * args.scale + WARM_UP_S) * rate), folder / SAID, tell)
             stamps, push = pushed()
     index = np.rint((frames.times[:, 0] - stamps[0]) * rate).astype(int)
     lost = int(len(stamps) - index[0] - len(np.unique(index)))
@@ -335,4 +377,7 @@ def resident_mb(pid: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -6,7 +6,8 @@
 The daemon publishes `factors` and the rates of all channels. With the monitor there is a page as well that takes
 every frame: a program that only receives, or, with `--browser`, Chromium, which draws on the same cores. `--daemon`
 has further options of `rtdsae serve`, like `--daemon "--priority 50"`. Stages and ratios are those of
-`bench_latency.py`. The last line is JSON.
+`bench_latency.py`; the monitor's share of a core is that while bins come. The last line is JSON. Ctrl-C and SIGTERM end
+every process.
 """
 
 import argparse
@@ -17,7 +18,6 @@ import shlex
 import shutil
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +28,11 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 from bench_latency import (
     QUANTILES,
+    SAID,
     STAGES,
+    TOY_ANCHOR,
     WARM_UP_S,
-    cpu_seconds,
+    last_of,
     load,
     quantiles,
     ratios,
@@ -40,6 +42,8 @@ from bench_latency import (
     subscribed,
 )
 from toy_bundle import Toy
+
+from rtdsae.signals import caught, interrupt
 
 ALONE, WATCHED = "alone", "monitor"
 PAGE = """
@@ -67,7 +71,7 @@ class Block:
 
     stages: np.ndarray  # (bins, STAGES) µs
     lost: int
-    cpu: float  # cores, of the monitor
+    cpu: float  # cores, of the monitor where there is one
     memory_mb: float
 
 
@@ -80,10 +84,15 @@ def main() -> None:
     parser.add_argument("--browser", action="store_true")
     parser.add_argument("--daemon", metavar="OPTIONS", default="")
     args = parser.parse_args()
+    if min(*args.rates, args.channels, args.blocks) < 1 or not args.seconds * min(args.rates) > TOY_ANCHOR:
+        parser.error(f"--rates, --channels and --blocks must be 1 or more, --seconds more than {TOY_ANCHOR} bins")
+    args.chromium = shutil.which("chromium")
+    if args.browser and not args.chromium:
+        parser.error("--browser needs Chromium: there is no chromium on the PATH")
     result = {}
-    with tempfile.TemporaryDirectory() as name:
+    with caught(interrupt), tempfile.TemporaryDirectory() as name:
         for rate in args.rates:
-            toy = Toy(n_channels=args.channels, n_hidden=128, n_anchor=10, bin_width_s=1 / rate)
+            toy = Toy(n_channels=args.channels, n_hidden=128, n_anchor=TOY_ANCHOR, bin_width_s=1 / rate)
             bundle = toy.write(Path(name) / f"toy-{rate}")
             blocks: dict[str, list[Block]] = {ALONE: [], WATCHED: []}
             for i in range(args.blocks):
@@ -98,26 +107,30 @@ def measure(watched: bool, args: argparse.Namespace, rate: int, bundle: Path, fo
     with load(bundle, args.seconds, folder) as (source_id, pushed), contextlib.ExitStack() as open_:
         endpoint = f"ipc://{folder}/{source_id[-8:]}"
         subscriber = open_.enter_context(subscribed(endpoint, "daemon"))
-        pid, began, used = 0, time.monotonic(), 0.0
+        monitor = page = None
         if watched:
             monitor = open_.enter_context(running(["-m", "rtdsae", "monitor", "--port", 0, "--sub", endpoint], folder))
-            address = re.search(rb"http://[\d.:]+", monitor.stdout.readline())[0].decode()
-            page = ["-c", BROWSER, address, shutil.which("chromium")] if args.browser else ["-c", PAGE, address]
-            open_.enter_context(running(page, folder))
-            pid, began, used = monitor.pid, time.monotonic(), cpu_seconds(monitor.pid)
+            found = re.search(rb"http://[\d.:]+", monitor.stdout.readline())
+            if not found:
+                sys.exit(f"the monitor did not start:\n{last_of(folder / SAID)}")
+            address = found[0].decode()
+            program = ["-c", BROWSER, address, args.chromium] if args.browser else ["-c", PAGE, address]
+            page = open_.enter_context(running(program, folder))
         serve = ["-m", "rtdsae", "serve", bundle, "--stream", f"source_id={source_id}", "--pub", endpoint]
         subject = open_.enter_context(
             running([*serve, "--publish", "factors,rates", *shlex.split(args.daemon)], folder)
         )
-        frames = receive(subscriber, "daemon", subject, int((args.seconds + WARM_UP_S) * rate))
-        cpu = (cpu_seconds(pid) - used) / (time.monotonic() - began) if watched else 0.0
-        memory = resident_mb(pid) if watched else 0.0
+        n_bins = int((args.seconds + WARM_UP_S) * rate)
+        frames = receive(subscriber, "daemon", subject, n_bins, folder / SAID, weighed=monitor)
+        if page and page.poll() is not None:
+            sys.exit(f"the page was not open all the time:\n{last_of(folder / SAID)}")
+        memory = resident_mb(monitor.pid) if monitor else 0.0
         stamps, push = pushed()
     stamp, t_in, t_out, arrived = frames.times.T
     index = np.rint((stamp - stamps[0]) * rate).astype(int)
     lost = index[-1] - index[0] + 1 - len(np.unique(index)) + (len(stamps) - 1 - index[-1])
     stages = 1e6 * np.stack([t_in - push[index], t_out - t_in, arrived - t_out, arrived - push[index]], 1)
-    return Block(stages[index >= index[0] + WARM_UP_S * rate], int(lost), cpu, memory)
+    return Block(stages[index >= index[0] + WARM_UP_S * rate], int(lost), frames.cpu, memory)
 
 
 def report(title: str, blocks: dict[str, list[Block]]) -> dict:
@@ -147,4 +160,7 @@ def report(title: str, blocks: dict[str, list[Block]]) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
