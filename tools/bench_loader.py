@@ -38,10 +38,10 @@ def main() -> None:
         limit = round(args.memory * 1e9)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     torch.set_num_threads(1)
-    keep_memory()
     with tempfile.TemporaryDirectory(prefix="rtdsae-loader-") as folder:
         path = Path(folder) / "long.h5"
         data_bytes = generate(path, args)
+        keep_memory()  # as `train` does, but not what generating took, in which what reading takes would not show
         found = {"data_gb": data_bytes / 1e9, "file_gb": path.stat().st_size / 1e9, "before_mb": own_memory()}
         config = TrainConfig(
             model=LFADSConfig(), data=Data(path=str(path)), window=Window(horizon_bins=90), fit=Fit(accelerator="cpu")
@@ -65,7 +65,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bin-width", type=float, default=0.01, help="seconds")
     parser.add_argument("--batches", type=int, default=30)
     parser.add_argument("--memory", type=float, metavar="GB", help="what the process may have of its own")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if (
+        args.batches < 1
+        or args.channels < 1
+        or not args.bin_width > 0
+        or not args.hours * 3600 >= 2000 * args.bin_width
+    ):
+        parser.error("--batches and --channels must be 1 or more, --bin-width above 0, --hours 2000 bins or more")
+    return args
 
 
 def generate(path: Path, args: argparse.Namespace) -> int:
@@ -84,7 +92,7 @@ def generate(path: Path, args: argparse.Namespace) -> int:
 
 
 def steps(sessions: list, config: TrainConfig, batches: int) -> dict[str, float]:
-    """Medians of what drawing a batch and training on it take, and the most memory between them."""
+    """Medians of what drawing a batch and training on it take, and the slowest drawing but for a hundredth."""
     session, family = sessions[0], make_family(config.model, dims_of([sessions[0].tensors.recording], config))
     family.session.fit(session.training_bins(), session.training_bins()[:, session.tensors.heldin])
     fabric = make_fabric(config.fit)
