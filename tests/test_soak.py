@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soak
 from soak_checks import EventsCheck, Life, RegularCheck
 from soak_parts import GOOD, NAN, record_type
 from toy_bundle import Toy
@@ -15,6 +18,7 @@ from toy_bundle import Toy
 from rtdsae.wire import Flags, Latents
 
 SOAK = Path(__file__).parent.parent / "tools" / "soak.py"
+SOON_S = 30.0
 N_FAULTS = 20  # each at least once, which takes 20 to 30 s
 
 
@@ -28,6 +32,30 @@ def test_minutes_of_faults_break_no_promise(kind):
     assert report["bins"] > 1500
     assert report["daemons"] > 1
     assert len(report["faults"]) == N_FAULTS
+
+
+def test_a_soak_that_is_ended_leaves_no_process_and_no_folder(tmp_path):
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, SOAK], env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert "bins" in process.stdout.readline()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) == 4
+        process.terminate()
+        assert process.wait(SOON_S) == 130
+    end = time.monotonic() + SOON_S
+    while any(os.path.exists(f"/proc/{child}") for child in children):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_a_daemon_that_did_not_start_there_is_a_report(tmp_path):
+    nothing = soak.Soak(tmp_path, "counts", 100.0, seed=0)
+    nothing.lives.append(Life(since=0))
+    nothing.problem("it ended with 2")
+    report = nothing.report()
+    assert (report["bins"], len(report["problems"])) == (0, 1)
+    json.dumps(report)
 
 
 RATE, WIDTH = 100.0, 8  # of the checkers' own tests: bins a second, values of a bin

@@ -16,7 +16,7 @@ What is checked, all from outside (`soak_checks.py`):
     resources   memory and latency stay what they were
     end         SIGTERM, a last status, exit code 0; after kill -9 another daemon goes on, by the same rules
 
-The last line is JSON; the exit code is 1 where one of them does not hold.
+The last line is JSON; the exit code is 1 where one of them does not hold. Ctrl-C and SIGTERM end every process.
 """
 
 import argparse
@@ -49,6 +49,7 @@ from toy_bundle import Toy
 from rtdsae import wire
 from rtdsae.client import Control
 from rtdsae.errors import ControlError, EndpointError
+from rtdsae.signals import caught, interrupt
 from rtdsae.wire import Flags
 
 PARTS = Path(__file__).parent / "soak_parts.py"
@@ -426,7 +427,8 @@ class Soak:
 
     def report(self) -> dict[str, Any]:
         """What is printed as JSON."""
-        halves = np.array_split(np.concatenate([life.delays() for life in self.lives]), 2)
+        delays = [life.delays() for life in self.lives if len(life.frames) > 1]
+        halves = np.array_split(np.concatenate(delays), 2) if delays else []
         memory = [mb for life in self.lives for _, mb in life.memory]
         return {
             "seconds": round(self.seconds(), 1),
@@ -436,7 +438,7 @@ class Soak:
             "sources": len(self.logs),
             "faults": dict(self.done),
             "worst_difference": self.worst,
-            "memory_mb": {"first": memory[0], "last": memory[-1], "max": max(memory)},
+            "memory_mb": {"first": memory[0], "last": memory[-1], "max": max(memory)} if memory else None,
             "latency_us": {
                 name: [round(1e6 * float(np.percentile(half, q)), 1) for half in halves]
                 for name, q in (("p50", 50), ("p99", 99))
@@ -462,8 +464,10 @@ def main() -> int:
     parser.add_argument("--input", choices=PER_BIN, default="counts", help="kind of stream (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=100.0, help="bins a second (default: %(default)s)")
     args = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # programs begun by one in the background would ignore it
-    with tempfile.TemporaryDirectory(prefix="rtdsae-soak-") as folder:
+    if not (0 < args.minutes < np.inf and 0.1 <= args.rate <= 10_000):
+        parser.error("--minutes must be above 0, --rate must be from 0.1 to 10000")
+    # A handler also where this was begun in the background: the programs would ignore Ctrl-C as well.
+    with caught(interrupt), tempfile.TemporaryDirectory(prefix="rtdsae-soak-") as folder:
         soak = Soak(Path(folder), args.input, args.rate, args.seed)
         try:
             with soak.running():
@@ -479,4 +483,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -7,6 +7,7 @@ Each takes its orders from stdin, a line each, and answers with a line when one 
 stdin. The source writes every sample to LOG before it pushes it, in records of `RECORD`.
 """
 
+import contextlib
 import random
 import select
 import sys
@@ -134,4 +135,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(KeyboardInterrupt):
+        main()
