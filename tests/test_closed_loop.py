@@ -263,16 +263,17 @@ def test_without_directions_in_the_spikes_they_do_not(bundle, tmp_path):
     assert max(result["r2"]) < 0.2
 
 
-def test_ctrl_c_ends_every_process(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_what_ends_it_ends_every_process(tmp_path, number, code):
     command = [sys.executable, TOOLS / "closed_loop.py", "--conditions", "intention", "--seconds", "600"]
     command += ["--game", f"ipc://{tmp_path}/game", "--out", tmp_path / "out"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert any("target" in line for line in process.stdout)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         assert len(children) == 2
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         process.stdout.read()
-        assert process.wait(SOON_S) == 130
+        assert process.wait(SOON_S) == code
     end = time.monotonic() + SOON_S
     while any(os.path.exists(f"/proc/{child}") for child in children):
         assert time.monotonic() < end
@@ -301,7 +302,12 @@ def test_a_decoder_that_was_trained_on_the_calibration_block_steers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"), [(["--conditions", "+60ms"], "no condition '+60ms'"), (["--seconds", "0"], "1 or more")]
+    ("flags", "said"),
+    [
+        (["--conditions", "+60ms"], "no condition '+60ms'"),
+        (["--seconds", "0"], "1 or more"),
+        (["--minutes", "inf"], "1 or more"),
+    ],
 )
 def test_flags_that_cannot_be_are_one_line(flags, said):
     done = subprocess.run(

@@ -92,7 +92,8 @@ def main() -> int:
     """Trains where that has not been done, plays, and prints the table."""
     args = arguments()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # begun in the background, it would ignore it
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that children are ended
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that children are ended; a terminal that closes tells only us
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     try:
         bundles = prepare(args)
         with monitor(args.game) if args.monitor else contextlib.nullcontext():
@@ -122,7 +123,7 @@ def arguments() -> argparse.Namespace:
     args.conditions = list(dict.fromkeys(name.strip() for name in args.conditions.split(",") if name.strip()))
     if unknown := [name for name in args.conditions if name not in CONDITIONS]:
         parser.error(f"no condition {unknown[0]!r}: choose of {', '.join(CONDITIONS)}")
-    if not (args.seconds >= 1 and args.minutes >= 1 and args.seed >= 0):
+    if not (1 <= args.seconds < np.inf and 1 <= args.minutes < np.inf and args.seed >= 0):
         parser.error("--seconds and --minutes must be 1 or more, --seed 0 or more")
     if args.neurons != "cosine" and "filter" in args.conditions:
         print(f"without filter: it knows the tuning of cosine neurons, not of {args.neurons} ones")
