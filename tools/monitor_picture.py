@@ -80,15 +80,19 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=12.0)
     args = parser.parse_args()
+    chromium = shutil.which("chromium")
+    if not chromium:
+        parser.error("there is no chromium on the PATH")
     with (
         Broadcast(ARRAYS, width_s=WIDTH_S, fill=Story(4000).fill, bundle="monday") as station,
         station.on_time(),
         Monitor("--port", 0, "--sub", station.endpoint) as monitor,
         sync_playwright() as playwright,
     ):
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=QUIET)
+        browser = playwright.chromium.launch(executable_path=chromium, args=QUIET)
         page = browser.new_page(viewport={"width": args.width, "height": args.height})
         page.goto(monitor.address)
+        page.wait_for_timeout(1e3 * args.seconds)
         until(lambda: page.evaluate("Number(document.body.dataset.seq ?? -1)") > args.seconds / WIDTH_S, "the last bin")
         page.screenshot(path=args.out, full_page=True)
         browser.close()
