@@ -24,7 +24,9 @@ set_up() {
     fi
     echo "Setting up $ROOT/.venv (some minutes the first time) ..."
     if [ ! -x .venv/bin/python ]; then
-        "$(find_python)" -m venv .venv || { rm -rf .venv; return 1; }
+        local python
+        python=$(find_python) || return 1
+        "$python" -m venv .venv || { rm -rf .venv; return 1; }
     fi
     local install=".venv/bin/python -m pip install --quiet --constraint $constraints"
     $install --upgrade pip
