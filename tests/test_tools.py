@@ -1,6 +1,7 @@
 """The programs in tools/ that train and measure: what they keep, how they end, and what they say of a mistake."""
 
 import importlib
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from toy_bundle import Toy
 
 TOOLS = Path(__file__).parent.parent / "tools"
 SOON_S = 60.0
@@ -95,6 +97,21 @@ def test_scores_of_other_bins_are_not_taken_for_these(tmp_path, monkeypatch):
         assert made == anew, changes
 
 
+# what they measure ----------------------------------------------------------------------------------------------------
+
+
+def test_the_load_has_the_bundles_own_rate_and_what_failed_is_told(tmp_path):
+    bundle = Toy(bin_width_s=0.03).write(tmp_path / "toy")  # 33.3 Hz
+    command = [sys.executable, TOOLS / "bench_latency.py", bundle, "--seconds", "1", "--blocks", "1"]
+    done = subprocess.run([*command, "--daemon", ""], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    ((title, found),) = json.loads(done.stdout.splitlines()[-1]).items()
+    assert title.startswith("33.3333 Hz, 6 channels")
+    assert found["daemon"]["lost"] == 0
+    done = subprocess.run([*command, "--daemon=--bogus"], capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, "Unrecognized options: --bogus" in done.stderr) == (1, True)
+
+
 # how they end ---------------------------------------------------------------------------------------------------------
 
 
@@ -109,3 +126,37 @@ def test_a_comparison_that_is_ended_leaves_no_process_and_no_result(tmp_path):
         assert (process.wait(SOON_S), "Traceback" in process.stderr.read()) == (130, False)
     until(lambda: gone(children))
     assert not list(tmp_path.glob("*/result.json"))
+
+
+def test_a_measurement_that_is_ended_leaves_no_process_and_no_folder(tmp_path):
+    flags = ["--rates", "50", "--channels", "8", "--hidden", "8", "--seconds", "60"]
+    command = [sys.executable, TOOLS / "bench_latency.py", *flags]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        until(lambda: len(children_of(process.pid)) > 1)  # the source, and what is measured
+        children = children_of(process.pid)
+        process.terminate()
+        assert (process.wait(SOON_S), process.stderr.read()) == (130, "")
+    until(lambda: gone(children))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("bench_latency.py --seconds 0", "--seconds must be above 0"),
+        ("bench_latency.py nowhere", "no bundle is there"),
+        ("bench_latency.py --scale 1 --rates 50 100", "--scale is one run"),
+        ("bench_monitor.py --browser", "there is no chromium"),
+        ("bench_training.py --lfads-torch nowhere", "there is no lfads_torch/ in it"),
+        ("bench_loader.py --batches 0", "must be"),
+        ("soak.py --rate 0", "must be"),
+    ],
+)
+def test_a_mistake_is_one_line(command, said):
+    program, *flags = command.split()
+    environment = {**os.environ, "PATH": ""}
+    done = subprocess.run(
+        [sys.executable, TOOLS / program, *flags], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, said in done.stderr.splitlines()[-1]) == (2, True), done.stderr
