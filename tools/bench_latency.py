@@ -39,7 +39,7 @@ import numpy as np
 import pylsl
 import zmq
 
-from rtdsae.cli.rig import end
+from rtdsae.cli.processes import end
 from rtdsae.signals import caught, interrupt
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-__all__ = ["running"]
+__all__ = ["end", "running"]
 
 
 @contextlib.contextmanager
@@ -18,10 +18,10 @@ def running(arguments: Sequence[object], log: Path | None = None) -> Iterator["s
         try:
             yield process
         finally:
-            _end(process)
+            end(process)
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def end(process: "subprocess.Popen[bytes]") -> None:
     """Ends a process by SIGTERM, and one that does not hear it by SIGKILL."""
     process.terminate()
     try:

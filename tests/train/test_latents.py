@@ -48,7 +48,7 @@ def test_a_recording_gives_what_the_daemon_gives(tmp_path, lanes, way):
 
 def test_more_lanes_than_bins_to_take_turns_in_are_refused():
     tree = {"model": {"family": "lfads"}, "window": {"horizon_bins": 3, "lanes": 4}}
-    with pytest.raises(ConfigError, match="horizon_bins=3 is too short for the turns of window.lanes=4"):
+    with pytest.raises(ConfigError, match=r"horizon_bins=3 is too short for the turns of window\.lanes=4"):
         convert(tree, "c.yaml")
 
 
