@@ -24,6 +24,7 @@ import random
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ RAY = {  # what Ray reads of the environment, where it is not set there
     "RAY_AIR_NEW_OUTPUT": "0",  # whose verbosity 0 still prints
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # metrics.csv and run.json are the log
 }
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}  # of ray.init
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Found:
 
 
 def search(
-    wanted: Search,
+    search: Search,
     recordings: Sequence[Recording],
     out: Path,
     report: Callable[[Generation], None],
@@ -112,7 +114,7 @@ def search(
     """Run a search, or go on with it. Ctrl-C ends it after what it has, and the same call goes on.
 
     Args:
-        wanted: the search.
+        search: what is searched, and how.
         recordings: the prepared recordings; Ray hands them to the trials.
         out: the folder to make, or to go on with. On a cluster, all of its computers have to see it.
         report: called after each generation of a trial.
@@ -123,93 +125,110 @@ def search(
         ConfigError: a population cannot be over one of the keys.
         TrainingError: `out` is something else, or another search; or no trial came to anything.
     """
-    if wanted.settings.method == "pbt":
-        check_shapes(wanted, recordings)
-    wanted, teacher = with_teacher(wanted, recordings)
-    claim(out, wanted, recordings, teacher)
-    for key, value in RAY.items():
-        os.environ.setdefault(key, value)
-    for said_here in ("ray.tune.tune", "ray.tune.analysis.experiment_analysis"):
-        logging.getLogger(said_here).setLevel(logging.CRITICAL)
-    begun = any(out.glob("ray/experiment_state-*.json"))
-    searcher, scheduler = method(wanted, slowest(out, wanted.settings.trials) if begun else 0)
-    random.seed(wanted.settings.seed)  # Ray's scheduler draws from it
-    with_ray = not ray.is_initialized()
-    if with_ray:
-        start_ray(wanted, address)
-    try:
-        trials = tune.run(
-            tune.with_parameters(Trial, search=wanted, recordings=list(recordings), command=command),
-            name="ray",
-            storage_path=str(out.resolve()),
-            metric="score",
-            mode="min",
-            config={key: start(wanted, key) for key in wanted.axes},
-            num_samples=wanted.settings.trials,
-            search_alg=searcher,
-            scheduler=scheduler,
-            resources_per_trial={"cpu": wanted.base.fit.threads, "gpu": wanted.settings.gpus},
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT, checkpoint_frequency=1, checkpoint_at_end=True),
-            callbacks=[Reports(report, wanted)],
-            reuse_actors=True,
-            raise_on_failed_trial=False,
-            max_failures=1,  # a computer of a cluster may go away
-            trial_dirname_creator=str,
-            resume="AUTO+ERRORED" if begun else False,
-            verbose=0,
-        ).trials
-        return gather(out, trials, wanted.settings.trials)
-    finally:
-        if with_ray:
-            ray.shutdown()
+    if search.settings.method == "pbt":
+        check_shapes(search, recordings)
+    search, teacher = with_teacher(search, recordings)
+    claim(out, search, recordings, teacher)
+    with running_ray(search, address):
+        trials = run_trials(search, recordings, out, report, command)
+        return gather(out, trials, search.settings.trials)
 
 
-def start_ray(wanted: Search, address: str | None) -> None:
-    """Join a cluster, or begin one of this computer.
+@contextmanager
+def running_ray(search: Search, address: str | None) -> Iterator[None]:
+    """Ray, quiet: what runs already, or else the cluster at the address or one of this computer, until the end.
 
     Raises:
         TrainingError: there is no cluster at the address.
     """
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address:
-        try:
-            host, _, port = address.rpartition("://")[2].rpartition(":")
-            if host:  # Ray itself tries for minutes
-                socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-            ray.init(address, **quiet)
-        except (OSError, RuntimeError, ValueError) as error:
-            mend = "start one with ray start; if there is one that wants a token, begin this with RAY_AUTH_MODE=token"
-            raise TrainingError(f"no Ray cluster at {address}: {one_line(error)}; {mend}") from None
+    for key, value in RAY.items():
+        os.environ.setdefault(key, value)
+    for said_here in ("ray.tune.tune", "ray.tune.analysis.experiment_analysis"):
+        logging.getLogger(said_here).setLevel(logging.CRITICAL)
+    if ray.is_initialized():
+        yield
         return
-    at_once = wanted.settings.concurrent
-    cpus = None if at_once is None else at_once * wanted.base.fit.threads
-    ray.init("local", num_cpus=cpus, include_dashboard=False, **quiet)
+    if address:
+        join(address)
+    else:
+        at_once = search.settings.concurrent
+        cpus = None if at_once is None else at_once * search.base.fit.threads
+        ray.init("local", num_cpus=cpus, include_dashboard=False, **QUIET)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
-def with_teacher(wanted: Search, recordings: Sequence[Recording]) -> tuple[Search, str]:
+def join(address: str) -> None:
+    """Join a cluster.
+
+    Raises:
+        TrainingError: there is none at the address.
+    """
+    try:
+        host, _, port = address.rpartition("://")[2].rpartition(":")
+        if host:  # Ray itself tries for minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        ray.init(address, **QUIET)
+    except (OSError, RuntimeError, ValueError) as error:
+        mend = "start one with ray start; if there is one that wants a token, begin this with RAY_AUTH_MODE=token"
+        raise TrainingError(f"no Ray cluster at {address}: {one_line(error)}; {mend}") from None
+
+
+def run_trials(
+    search: Search, recordings: Sequence[Recording], out: Path, report: Callable[[Generation], None], command: str
+) -> list[RayTrial]:
+    """Train all trials to their end, or go on with what is in `out`."""
+    begun = any(out.glob("ray/experiment_state-*.json"))
+    searcher, scheduler = method(search, slowest(out, search.settings.trials) if begun else 0)
+    random.seed(search.settings.seed)  # Ray's scheduler draws from it
+    return tune.run(
+        tune.with_parameters(Trial, search=search, recordings=list(recordings), command=command),
+        name="ray",
+        storage_path=str(out.resolve()),
+        metric="score",
+        mode="min",
+        config={key: start(search, key) for key in search.axes},
+        num_samples=search.settings.trials,
+        search_alg=searcher,
+        scheduler=scheduler,
+        resources_per_trial={"cpu": search.base.fit.threads, "gpu": search.settings.gpus},
+        checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT, checkpoint_frequency=1, checkpoint_at_end=True),
+        callbacks=[Reports(report, search)],
+        reuse_actors=True,
+        raise_on_failed_trial=False,
+        max_failures=1,  # a computer of a cluster may go away
+        trial_dirname_creator=str,
+        resume="AUTO+ERRORED" if begun else False,
+        verbose=0,
+    ).trials
+
+
+def with_teacher(search: Search, recordings: Sequence[Recording]) -> tuple[Search, str]:
     """The search with the whole path of its teacher, since trials run in folders of their own; and the teacher's hash.
 
     Raises:
         ConfigError, TrainingError: it cannot teach.
     """
-    base = wanted.base
+    base = search.base
     if not base.data.teacher:
-        return wanted, ""
+        return search, ""
     found = Teacher(base, recordings).hash
     data = msgspec.structs.replace(base.data, teacher=str(Path(base.data.teacher).resolve()))
-    return dataclasses.replace(wanted, base=msgspec.structs.replace(base, data=data)), found
+    return dataclasses.replace(search, base=msgspec.structs.replace(base, data=data)), found
 
 
-def claim(out: Path, wanted: Search, recordings: Sequence[Recording], teacher: str) -> None:
+def claim(out: Path, search: Search, recordings: Sequence[Recording], teacher: str) -> None:
     """Make the search's folder, or see that it is this search's.
 
     Raises:
         TrainingError: it is not.
     """
-    base = msgspec.to_builtins(wanted.base)
+    base = msgspec.to_builtins(search.base)
     del base["data"]["path"], base["data"]["teacher"]
     asked = {
-        "search": {k: v for k, v in msgspec.to_builtins(wanted.settings).items() if k not in (*FREE, "base")},
+        "search": {k: v for k, v in msgspec.to_builtins(search.settings).items() if k not in (*FREE, "base")},
         "base": base,
         "data": {str(i): recording.hash for i, recording in enumerate(recordings)},
     }
@@ -236,29 +255,29 @@ def claim(out: Path, wanted: Search, recordings: Sequence[Recording], teacher: s
         raise TrainingError(f"cannot write the search {out}: {error.strerror}") from None
 
 
-def start(wanted: Search, key: str) -> Any:
+def start(search: Search, key: str) -> Any:
     """Where a key's values are drawn from, or a population's trials begin."""
-    chosen = wanted.axes[key]
-    if isinstance(chosen, Choices):
-        return tune.choice(list(chosen.choices))
-    if wanted.settings.method == "pbt" and chosen.init is not None:
-        return chosen.init
-    low, high = chosen.low, chosen.high
-    if is_whole(wanted, key):
-        return tune.lograndint(low, high + 1) if chosen.log else tune.randint(low, high + 1)
-    return tune.loguniform(low, high) if chosen.log else tune.uniform(low, high)
+    axis = search.axes[key]
+    if isinstance(axis, Choices):
+        return tune.choice(list(axis.choices))
+    if search.settings.method == "pbt" and axis.init is not None:
+        return axis.init
+    low, high = axis.low, axis.high
+    if is_whole(search, key):
+        return tune.lograndint(low, high + 1) if axis.log else tune.randint(low, high + 1)
+    return tune.loguniform(low, high) if axis.log else tune.uniform(low, high)
 
 
-def slowest(out: Path, wanted: int) -> int:
+def slowest(out: Path, n_trials: int) -> int:
     """Generations that every trial of an interrupted search has done, those at their end aside."""
     results = [trial.last_result or {} for trial in tune.ExperimentAnalysis(str(out.resolve() / "ray")).trials]
     going = [result.get("training_iteration", 0) for result in results if not result.get("done")]
-    return 0 if len(results) < wanted else min(going, default=0)
+    return 0 if len(results) < n_trials else min(going, default=0)
 
 
-def method(wanted: Search, done: int) -> tuple[SearchAlgorithm | Searcher, TrialScheduler]:
+def method(search: Search, done: int) -> tuple[SearchAlgorithm | Searcher, TrialScheduler]:
     """Who proposes trials, and who ends them; so many generations were done before the search goes on."""
-    s = wanted.settings
+    s = search.settings
     if s.method == "pbt":
         draw = random.Random(s.seed)
         return BasicVariantGenerator(random_state=s.seed), PopulationBasedTraining(
@@ -266,7 +285,7 @@ def method(wanted: Search, done: int) -> tuple[SearchAlgorithm | Searcher, Trial
             perturbation_interval=1,
             burn_in_period=done + 1,  # Ray forgets where it was, and would wait for ever for a generation that is over
             quantile_fraction=GIVES_UP,
-            custom_explore_fn=lambda values: explore(wanted, values, draw),
+            custom_explore_fn=lambda values: explore(search, values, draw),
             synch=True,
         )
     if s.method == "random":
@@ -282,8 +301,8 @@ def method(wanted: Search, done: int) -> tuple[SearchAlgorithm | Searcher, Trial
 class Reports(tune.Callback):
     """Hands what Ray says of a trial to whoever shows it."""
 
-    def __init__(self, report: Callable[[Generation], None], wanted: Search) -> None:
-        self.report, self.wanted = report, wanted
+    def __init__(self, report: Callable[[Generation], None], search: Search) -> None:
+        self.report, self.search = report, search
 
     def on_trial_result(
         self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: dict[str, Any], **info: Any
@@ -293,11 +312,11 @@ class Reports(tune.Callback):
             Generation(
                 trial=name(trial),
                 generation=result["training_iteration"],
-                generations=self.wanted.settings.generations,
+                generations=self.search.settings.generations,
                 epoch=result["epoch"],
                 score=result["score"],
                 best=result["best"],
-                values={key: result["config"][key] for key in self.wanted.axes},
+                values={key: result["config"][key] for key in self.search.axes},
                 failure=result["failure"],
             )
         )
@@ -311,8 +330,8 @@ def name(trial: RayTrial) -> str:
 # ---------------------------------------------------------------------------------------------------------- the end
 
 
-def gather(out: Path, trials: Sequence[RayTrial], wanted: int) -> Found:
-    """Lay out every trial as a run, and a copy of the best one; of so many that are wanted, some may not have begun.
+def gather(out: Path, trials: Sequence[RayTrial], n_trials: int) -> Found:
+    """Lay out every trial as a run, and a copy of the best one; of the `n_trials`, some may not have begun.
 
     Raises:
         TrainingError: no trial has a finished epoch.
@@ -322,7 +341,7 @@ def gather(out: Path, trials: Sequence[RayTrial], wanted: int) -> Found:
     failed = [f"trial {name(trial)}: {why}" for trial in trials if (why := reason(trial))]
     scored = {key: run for key, run in runs.items() if run.info.get("best_score") is not None}
     ended = [trial for trial in trials if trial.status == RayTrial.ERROR or (trial.last_result or {}).get("done")]
-    over = len(ended) == wanted
+    over = len(ended) == n_trials
     if not scored:
         why = failed[0] if failed else "it was interrupted before a generation ended: the same command goes on"
         raise TrainingError(f"no trial of {out} has come to anything: {why}")

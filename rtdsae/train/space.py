@@ -180,10 +180,10 @@ def load_search(path: Path, data: tuple[str, ...] = ()) -> Search:
         raise ConfigError(f"{path}: a trial is one process: leave fit.devices and fit.nodes of the base at 1")
     if not settings.space:
         raise ConfigError(f"{path}: space is empty: name at least one key, such as fit.learning_rate")
-    axes = {key: axis(f"{path}: space.{key}", entry) for key, entry in settings.space.items()}
+    axes = {key: range_or_choices(f"{path}: space.{key}", entry) for key, entry in settings.space.items()}
     made = Search(str(path), settings, base, axes)
-    for key, wanted in axes.items():
-        check(made, key, wanted)
+    for key, axis in axes.items():
+        check(made, key, axis)
     return made
 
 
@@ -202,7 +202,7 @@ def _base_file(search: Path, base: str) -> Path:
         raise ConfigError(f"{search}: base: no training config at {beside}, and {error}") from None
 
 
-def axis(source: str, entry: dict[str, Any]) -> Range | Choices:
+def range_or_choices(source: str, entry: dict[str, Any]) -> Range | Choices:
     """A key's range or choices.
 
     Raises:
@@ -227,7 +227,7 @@ def axis(source: str, entry: dict[str, Any]) -> Range | Choices:
     return made
 
 
-def check(search: Search, key: str, wanted: Range | Choices) -> None:
+def check(search: Search, key: str, axis: Range | Choices) -> None:
     """Refuse a key that cannot be searched, and ends that the training configuration does not accept.
 
     Raises:
@@ -242,7 +242,7 @@ def check(search: Search, key: str, wanted: Range | Choices) -> None:
         raise ConfigError(f"{source}: the trials would be scored on other bins: search {', '.join(SECTIONS)}")
     if key in ("fit.epochs", "fit.patience"):
         raise ConfigError(f"{source}: set burn_in_epochs, generation_epochs and generations instead")
-    if key == "model.causal" or (key == "model.reconstruction" and not OF_COUNTS.issuperset(wanted.ends)):
+    if key == "model.causal" or (key == "model.reconstruction" and not OF_COUNTS.issuperset(axis.ends)):
         raise ConfigError(f"{source}: scores of these do not compare: search with each of them, and look at evaluate's")
     if search.settings.method == "pbt" and is_kind(key):
         raise ConfigError(f"{source}: a population hands on weights, which are of one kind: use method random or tpe")
@@ -252,15 +252,15 @@ def check(search: Search, key: str, wanted: Range | Choices) -> None:
         )
     if key in ("fit.devices", "fit.nodes"):
         raise ConfigError(f"{source}: a trial is one process: leave it at 1")
-    if is_whole(search, key) and isinstance(wanted, Range):
-        ends = [end for end in (wanted.low, wanted.high, wanted.init) if end is not None]
+    if is_whole(search, key) and isinstance(axis, Range):
+        ends = [end for end in (axis.low, axis.high, axis.init) if end is not None]
         if any(type(end) is not int for end in ends):
             raise ConfigError(f"{source}: {key} is a whole number: give low, high and init without a point")
     prior, _, name = key.rpartition(".")
     is_weight = name in ("tau", "variance") and known.get(f"{prior}.kind") not in (None, "sequence")
     if search.settings.method == "pbt" and is_weight:
         raise ConfigError(f"{source}: it is among the weights, which a population hands on: use method random or tpe")
-    for end in wanted.ends:
+    for end in axis.ends:
         search.config({key: end})
 
 
@@ -285,29 +285,29 @@ def check_shapes(search: Search, recordings: Sequence[Recording]) -> None:
             family = make_family(config.model, dims_of(recordings, config))
         return {name: weight.shape for name, weight in family.state_dict().items()}
 
-    for key, wanted in search.axes.items():
-        if key.startswith("model.") and any(shapes({key: end}) != shapes({}) for end in wanted.ends):
+    for key, axis in search.axes.items():
+        if key.startswith("model.") and any(shapes({key: end}) != shapes({}) for end in axis.ends):
             raise ConfigError(
                 f"{search.source}: space.{key}: a population hands on weights, whose sizes this changes: "
                 "use method random or tpe"
             )
 
 
-def is_whole(wanted: Search, key: str) -> bool:
+def is_whole(search: Search, key: str) -> bool:
     """Whether a range is of integers."""
-    chosen, value = wanted.axes[key], leaves(msgspec.to_builtins(wanted.base))[key]
-    return isinstance(chosen, Range) and type(value) is int
+    axis, value = search.axes[key], leaves(msgspec.to_builtins(search.base))[key]
+    return isinstance(axis, Range) and type(value) is int
 
 
-def explore(wanted: Search, values: dict[str, Any], draw: random.Random) -> dict[str, Any]:
+def explore(search: Search, values: dict[str, Any], draw: random.Random) -> dict[str, Any]:
     """Values near those of the trial that is gone on from."""
     near = copy.copy(values)
-    for key, chosen in wanted.axes.items():
-        if isinstance(chosen, Choices):
-            at = chosen.choices.index(values[key])
-            near[key] = draw.choice(chosen.choices[max(0, at - 1) : at + 2])
+    for key, axis in search.axes.items():
+        if isinstance(axis, Choices):
+            at = axis.choices.index(values[key])
+            near[key] = draw.choice(axis.choices[max(0, at - 1) : at + 2])
             continue
-        value = values[key] * draw.uniform(1 - chosen.explore, 1 + chosen.explore)
-        value = round(value) if is_whole(wanted, key) else value
-        near[key] = min(max(value, chosen.low), chosen.high)
+        value = values[key] * draw.uniform(1 - axis.explore, 1 + axis.explore)
+        value = round(value) if is_whole(search, key) else value
+        near[key] = min(max(value, axis.low), axis.high)
     return near
