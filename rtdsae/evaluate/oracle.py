@@ -28,6 +28,7 @@ inflation.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -181,8 +182,49 @@ def drawn_anew(clouds: np.ndarray, weights: np.ndarray, rng: np.random.Generator
     return np.take_along_axis(clouds, chosen[None], 2) + (spread @ noise).transpose(1, 0, 2)
 
 
+@dataclass
+class Hypotheses:
+    """Gaussians of the state of some trials, one for each time at which the pulse may have come: h in all.
+
+    Attributes:
+        trial: whose each is, (h,).
+        mean: (h, C).
+        covariance: (h, C, C).
+        evidence: in logs, (h,).
+        due: whether a pulse is still to come, (h,).
+        pulsed: whether it comes in this bin, (h,).
+    """
+
+    trial: np.ndarray
+    mean: np.ndarray
+    covariance: np.ndarray
+    evidence: np.ndarray
+    due: np.ndarray
+    pulsed: np.ndarray
+
+    def shares(self) -> np.ndarray:
+        """Each one's share of its trial's evidence, (h,)."""
+        largest = np.full(self.trial.max() + 1, -np.inf)
+        np.maximum.at(largest, self.trial, self.evidence)
+        shares = np.exp(self.evidence - largest[self.trial])
+        return shares / np.bincount(self.trial, shares)[self.trial]
+
+    def only(self, which: np.ndarray) -> "Hypotheses":
+        """Some of them."""
+        return Hypotheses(*(part[which] for part in vars(self).values()))
+
+    def branched(self, chance: float) -> "Hypotheses":
+        """Where a pulse is due, it comes in this bin with so much probability, or else later."""
+        came = self.only(self.due)
+        came = replace(came, evidence=came.evidence + np.log(chance), due=~came.due, pulsed=came.due)
+        later = np.log1p(-chance) if chance < 1 else -np.inf
+        waiting = replace(self, evidence=self.evidence + np.where(self.due, later, 0.0))
+        found = Hypotheses(*map(np.concatenate, zip(vars(waiting).values(), vars(came).values(), strict=True)))
+        return found.only(np.isfinite(found.evidence))
+
+
 def network_filter(system: Network, counts: np.ndarray, heldin: np.ndarray, conditions: np.ndarray) -> np.ndarray:
-    """The sum of Gaussians of some trials, one for each time at which the pulse may have come.
+    """The sum of Gaussians of some trials.
 
     Args:
         system: the true one.
@@ -197,55 +239,34 @@ def network_filter(system: Network, counts: np.ndarray, heldin: np.ndarray, cond
     size = len(system.weights)
     least = system.least[conditions].astype(np.float32)
     span = np.maximum(system.greatest[conditions] - system.least[conditions], 1e-6).astype(np.float32)
+    highest = np.float32(system.max_rate_hz * system.bin_width_s)
     leak = np.float32(system.bin_width_s / TAU_S)
     recurrent = (leak * system.gain * system.weights).astype(np.float32)
     kick = (leak * PULSE * system.input_weights).astype(np.float32)
-    windows = {t: stop - t for first, stop in system.pulses for t in range(first, stop)}
+    bins_left = {t: stop - t for first, stop in system.pulses for t in range(first, stop)}
     firsts = {first for first, _ in system.pulses}
 
-    trial = np.arange(n)  # of each hypothesis, as all that follows
-    mean = np.zeros((n, size), np.float32)
     covariance = np.tile(np.eye(size, dtype=np.float32), (n, 1, 1))
-    evidence = np.zeros(n)
-    due = np.zeros(n, bool)  # whether a pulse is still to come
+    mean, no = np.zeros((n, size), np.float32), np.zeros(n, bool)
+    now = Hypotheses(np.arange(n), mean, covariance, evidence=np.zeros(n), due=no, pulsed=no)
     found = np.zeros((n, n_bins, size), np.float32)
     for t in range(n_bins):
-        scale = least[trial], span[trial]
-        highest = np.float32(system.max_rate_hz * system.bin_width_s)
-        gained = take_in(mean, covariance, counts[trial, t], heldin, scale, highest)
-        evidence += gained
-        share = np.exp(evidence - largest(evidence, trial, n)[trial])
-        share /= np.bincount(trial, share, n)[trial]
-        nodes, masses = quadrature(mean, covariance)
+        scale = least[now.trial], span[now.trial]
+        now.evidence += take_in(now.mean, now.covariance, counts[now.trial, t], heldin, scale, highest)
+        shares = now.shares()
+        nodes, masses = quadrature(now.mean, now.covariance)
         rates = system.max_rate_hz * scaled(np.tanh(nodes), scale, 0) @ masses
-        np.add.at(found[:, t], trial, (share[:, None] * rates).astype(np.float32))
+        np.add.at(found[:, t], now.trial, (shares[:, None] * rates).astype(np.float32))
 
-        kept = share > DROPPED
-        trial, mean, covariance, due = trial[kept], mean[kept], covariance[kept], due[kept]
-        evidence = np.log(share[kept])
-        due |= t in firsts
-        pulsed = np.zeros(len(trial), bool)
-        if t in windows:
-            now = np.flatnonzero(due)
-            chance = 1 / windows[t]  # it has not come yet, and comes in one of the bins left
-            pulsed = np.concatenate([pulsed, np.ones(len(now), bool)])
-            evidence = np.concatenate([evidence, evidence[now] + np.log(chance)])
-            evidence[now] += np.log1p(-chance) if chance < 1 else -np.inf
-            trial = np.concatenate([trial, trial[now]])
-            mean, covariance = np.concatenate([mean, mean[now]]), np.concatenate([covariance, covariance[now]])
-            due = np.concatenate([due, np.zeros(len(now), bool)])
-            possible = np.isfinite(evidence)
-            trial, mean, covariance, due = trial[possible], mean[possible], covariance[possible], due[possible]
-            pulsed, evidence = pulsed[possible], evidence[possible]
-        mean, covariance = propagated(mean, covariance, recurrent, leak)
-        mean[pulsed] += kick
-    return found
-
-
-def largest(values: np.ndarray, trial: np.ndarray, n: int) -> np.ndarray:
-    """The largest of each trial's values, (n,)."""
-    found = np.full(n, -np.inf)
-    np.maximum.at(found, trial, values)
+        kept = shares > DROPPED
+        now = now.only(kept)
+        now.evidence = np.log(shares[kept])
+        now.due |= t in firsts
+        if t in bins_left:
+            now = now.branched(1 / bins_left[t])
+        now.mean, now.covariance = propagated(now.mean, now.covariance, recurrent, leak)
+        now.mean[now.pulsed] += kick
+        now.pulsed[:] = False
     return found
 
 
