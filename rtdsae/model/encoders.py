@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rtdsae.model.cells import Cell, CellKind, hold, make_cell
 
-__all__ = ["Encoder", "lagged", "push"]
+__all__ = ["Encoder", "first_line", "lagged", "push"]
 
 Direction = Literal["forward", "backward", "both"]
 WAYS = {"forward": ("ahead",), "backward": ("back",), "both": ("ahead", "back")}
@@ -76,6 +76,11 @@ class Encoder(nn.Module):
 def lagged(encoded: Tensor, start: int, lag: int) -> Tensor:
     """The encodings that the bins start..T-1 get: each of `lag` bins before, (B, T, D) -> (B, T - start, D)."""
     return encoded[:, start - lag : encoded.shape[1] - lag]
+
+
+def first_line(encoded: Tensor, lag: int) -> Tensor:
+    """The line that a stream begins with: the last `lag` of the encodings, oldest first, (B, T, D) -> (B, lag · D)."""
+    return encoded[:, encoded.shape[1] - lag :].flatten(1)
 
 
 def push(encoded: Tensor, line: Tensor) -> tuple[Tensor, Tensor]:

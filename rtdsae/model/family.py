@@ -316,6 +316,11 @@ class Family(nn.Module, ABC):
 
     # parts that several families share --------------------------------------------------------------------------------
 
+    def infer_f(self, encoder: "StaticInference", inputs: Tensor, sample: bool) -> tuple[Gaussian, Tensor]:
+        """q(f) of a window, from what the static encoder may see of it, and a sample or the mean: (B, f_dim) each."""
+        q = encoder(inputs[:, : self.start] if self.causal else inputs)
+        return q, q.draw(sample)
+
     def next_z(
         self, q: Gaussian, z: Tensor, memory: Tensor, observed: Tensor, noise: Tensor | None
     ) -> tuple[Tensor, Tensor, Gaussian]:

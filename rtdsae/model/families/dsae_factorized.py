@@ -85,8 +85,7 @@ class DSAEFactorized(Family):
 
     def infer(self, inputs: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Inferred:
         """A whole window: f, then the encoder at once, then z bin by bin, then the factors."""
-        q_f = self.f_enc(inputs[:, : self.start] if self.causal else inputs)
-        f = q_f.draw(sample)
+        q_f, f = self.infer_f(self.f_enc, inputs, sample)
         q_z = self.z_posterior(self.drop(lagged(self.z_enc(inputs), self.start, self.z_lag)))
         z, p_z = self.scan_z(q_z, observed[:, self.start :], sample)
         factors = self.generate(tile(f, z.shape[1]), z, u)

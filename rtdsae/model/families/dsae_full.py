@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from rtdsae.model.distributions import GaussianHead
-from rtdsae.model.encoders import Encoder, lagged, push
+from rtdsae.model.encoders import Encoder, first_line, lagged, push
 from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, StaticInference, tile
 from rtdsae.model.generators import Generator, StaticUse
 from rtdsae.model.priors import RNN, DynamicPriorConfig, Normal, StaticPriorConfig
@@ -98,7 +98,7 @@ class DSAEFull(Family):
         f = self.f_enc(inputs).mean
         enc = self.z_enc.scan(torch.cat([inputs, tile(f, inputs.shape[1])], 2))
         rnn = self.z_rnn.scan(self.z_enc.out(enc))
-        line = self.z_rnn.out(rnn)[:, rnn.shape[1] - self.z_lag :].flatten(1)
+        line = first_line(self.z_rnn.out(rnn), self.z_lag)
         z, memory = self.z_prior.begin(len(f))
         return State(enc[:, -1], rnn[:, -1], line, self.gen.begin(f), z, memory, f)
 
@@ -113,8 +113,7 @@ class DSAEFull(Family):
 
     def infer(self, inputs: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Inferred:
         """A whole window: f, then the encoder at once, then z bin by bin, then the factors."""
-        q_f = self.f_enc(inputs[:, : self.start] if self.causal else inputs)
-        f = q_f.draw(sample)
+        q_f, f = self.infer_f(self.f_enc, inputs, sample)
         with_f = torch.cat([inputs, tile(f, inputs.shape[1])], 2)
         r = self.z_rnn(self.z_enc(with_f, observed), observed)
         q_z = self.z_posterior(self.drop(lagged(r, self.start, self.z_lag)))

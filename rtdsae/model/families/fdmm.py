@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from rtdsae.model.distributions import Gaussian, GaussianHead, linear
-from rtdsae.model.encoders import Encoder, lagged, push
+from rtdsae.model.encoders import Encoder, first_line, lagged, push
 from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, StaticInference, stack, tile
 from rtdsae.model.generators import Framewise
 from rtdsae.model.priors import DynamicPriorConfig, Gated, Normal, StaticPriorConfig
@@ -85,7 +85,7 @@ class FDMM(Family):
     def begin(self, inputs: Tensor) -> State:
         """The state after the anchor bins."""
         enc = self.z_enc.scan(inputs)
-        line = self.z_enc.out(enc)[:, enc.shape[1] - self.z_lag :].flatten(1)
+        line = first_line(self.z_enc.out(enc), self.z_lag)
         f = self.f_enc(inputs).mean
         return State(enc[:, -1], line, *self.z_prior.begin(len(f)), f)
 
@@ -103,8 +103,7 @@ class FDMM(Family):
 
     def infer(self, inputs: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Inferred:
         """A whole window: the encoder at once, then the combiner bin by bin, on samples of z."""
-        q_f = self.f_enc(inputs[:, : self.start] if self.causal else inputs)
-        f = q_f.draw(sample)
+        q_f, f = self.infer_f(self.f_enc, inputs, sample)
         drive = torch.tanh(self.from_data(self.drop(lagged(self.z_enc(inputs, observed), self.start, self.z_lag))))
         noise = torch.randn(*drive.shape[:2], self.z_dim, device=drive.device, dtype=drive.dtype) if sample else None
         z, memory = self.z_prior.begin(len(f))

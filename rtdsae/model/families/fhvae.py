@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from rtdsae.model.cells import hold, make_cell
 from rtdsae.model.distributions import Gaussian, GaussianHead
-from rtdsae.model.encoders import Encoder, lagged, push
+from rtdsae.model.encoders import Encoder, first_line, lagged, push
 from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, tile
 from rtdsae.model.generators import Generator
 from rtdsae.model.priors import DynamicPriorConfig, Sequence, StaticPriorConfig, Tiled
@@ -114,7 +114,7 @@ class FHVAE(Family):
         blocks = torch.ones_like(total[:, :1])
         f = self.estimate(total, blocks)
         enc = self.z_enc.scan(torch.cat([inputs, tile(f, inputs.shape[1])], 2))
-        line = self.z_enc.out(enc)[:, enc.shape[1] - self.z_lag :].flatten(1)
+        line = first_line(self.z_enc.out(enc), self.z_lag)
         z, memory = self.z_prior.begin(len(f))
         return State(first, torch.zeros_like(blocks), total, blocks, enc[:, -1], line, self.gen.begin(f), z, memory)
 

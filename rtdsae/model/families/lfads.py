@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rtdsae.model.cells import CellKind, ClippedGRUCell, hold, make_cell
 from rtdsae.model.distributions import Gaussian, GaussianHead
-from rtdsae.model.encoders import Encoder, lagged, push
+from rtdsae.model.encoders import Encoder, first_line, lagged, push
 from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, StaticInference, stack
 from rtdsae.model.generators import Generator, StaticUse
 from rtdsae.model.priors import AR1, AR1Prior, DynamicPriorConfig, Normal, StaticPriorConfig
@@ -100,7 +100,7 @@ class LFADS(Family):
     def begin(self, inputs: Tensor) -> State:
         """The state after the anchor bins."""
         enc = self.ci_enc.scan(inputs)
-        line = self.ci_enc.out(enc)[:, enc.shape[1] - self.z_lag :].flatten(1)
+        line = first_line(self.ci_enc.out(enc), self.z_lag)
         return self.first_state(self.ic(inputs).mean)._replace(ci_enc=enc[:, -1], lag=line)
 
     def first_state(self, f: Tensor) -> State:
@@ -137,8 +137,7 @@ class LFADS(Family):
 
     def infer(self, inputs: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Inferred:
         """A whole window: the encoder and its projections at once, then `transition` bin by bin."""
-        q_f = self.ic(inputs[:, : self.start] if self.causal else inputs)
-        f = q_f.draw(sample)
+        q_f, f = self.infer_f(self.ic, inputs, sample)
         encoded = self.drop(lagged(self.ci_enc(inputs, observed), self.start, self.z_lag))
         noise = encoded.new_empty(*encoded.shape[:2], self.z_dim).normal_() if sample else None
         run = self.run_by_hand if self.handwritten and by_hand(encoded) else self.run
