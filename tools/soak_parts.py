@@ -18,6 +18,7 @@ import numpy as np
 
 GOOD, NAN, HUGE, DUPLICATE, BACKWARD = range(5)  # what kind of sample it is
 
+CROWD = 50  # subscribers that stay
 GREETED_S = 10.0  # within which a daemon has to send a new subscriber its schema; it takes milliseconds
 JITTER = {"counts": 0.1, "samples": 0.1, "events": 0.5}  # of a period
 
@@ -82,7 +83,7 @@ def next_order(timeout_s: float) -> str:
     return order if (order := sys.stdin.readline().strip()) else sys.exit()
 
 
-def crowd(endpoint: str, size: int = 50) -> None:
+def crowd(endpoint: str) -> None:
     """Subscribers that come, hear something and go; an order is how many are to come.
 
     The answer is how many of them asked for a schema and were sent none.
@@ -105,7 +106,7 @@ def crowd(endpoint: str, size: int = 50) -> None:
         for socket in random.sample(sockets, len(sockets) // 2):
             while socket.poll(0):
                 socket.recv()
-        while len(sockets) > size:
+        while len(sockets) > CROWD:
             sockets.pop(random.randrange(len(sockets))).close(0)
         say(str(ungreeted))
     context.destroy(0)

@@ -39,6 +39,7 @@ MODEL, ACCENT = "#0072b2", "#d55e00"  # what the model says; what is marked
 CSS = {INK: "--ink", SOFT: "--soft", FAINT: "--faint", MODEL: "--model", ACCENT: "--accent"}
 WIDTH = 10.0  # inches
 LONGEST_LABEL = 24  # characters
+LEGEND = 10  # names in a legend, at most
 GAMMA = 2.2
 LUMINANCE = (0.12, 0.34)  # of a colour that is read on white and on black, as WCAG defines it
 
@@ -115,11 +116,11 @@ def plain(label: object) -> str:
     return f"\u200b{text}" if text.startswith("_") else text  # matplotlib keeps such names out of legends
 
 
-def finish(figure: Figure, legend_of: Axes | None = None, most: int = 10) -> Figure:
+def finish(figure: Figure, legend_of: Axes | None = None) -> Figure:
     """Lay the figure out once and for all, with the legend of one of its axes below, unless that is long."""
     if legend_of is not None:
         handles, names = legend_of.get_legend_handles_labels()
-        if 0 < len(names) <= most:
+        if 0 < len(names) <= LEGEND:
             figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=9)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")

@@ -21,6 +21,7 @@ from rtdsae.evaluate.metrics import bits_per_spike, r2
 __all__ = ["Line", "best_line", "best_of", "glm", "lagged", "psth", "ridge", "shifted_scores", "smoothed", "traces"]
 
 ALPHAS = np.logspace(-1, 6, 15)  # of ridge regressions, on standardised columns
+SHIFTED_ALPHA = 1.0  # of one whose behaviour was shifted
 PENALTIES = (1e-4, 1e-3, 1e-2)  # of the Poisson regression, on standardised columns, per entry
 STEPS = 25  # of Newton
 MAX_LOG_RATE = 5.0  # in spikes a bin
@@ -71,15 +72,7 @@ def ridge(
     return lambda x: (x - mean) / scale @ best + offset
 
 
-def shifted_scores(
-    fit: tuple[np.ndarray, np.ndarray],
-    x: np.ndarray,
-    y: np.ndarray,
-    *,
-    alpha: float = 1.0,
-    shifts: int = 200,
-    seed: int = 0,
-) -> np.ndarray:
+def shifted_scores(fit: tuple[np.ndarray, np.ndarray], x: np.ndarray, y: np.ndarray, shifts: int) -> np.ndarray:
     """Mean R2 of read-outs that were fitted to behaviour shifted in time against what they read.
 
     The shift is circular and at random, at least a tenth of the series: slow changes and the size of the read-out
@@ -90,19 +83,17 @@ def shifted_scores(
         fit: `(n, D)` and `(n, K)`.
         x: `(m, D)`, of the scored bins.
         y: `(m, K)`.
-        alpha: the penalty, on standardised columns.
         shifts: how many.
-        seed: of the shifts.
 
     Returns:
         `(shifts,)`.
     """
     mean, scale = standards(fit[0])
     z, scored = (fit[0] - mean) / scale, (x - mean) / scale
-    solve = np.linalg.solve(z.T @ z + alpha * np.eye(z.shape[1]), z.T)
+    solve = np.linalg.solve(z.T @ z + SHIFTED_ALPHA * np.eye(z.shape[1]), z.T)
     n, offset = len(z), fit[1].mean(0)
     least = max(1, n // LEAST_SHIFT)
-    drawn = np.random.default_rng(seed).integers(least, max(n - least, least + 1), shifts)
+    drawn = np.random.default_rng(0).integers(least, max(n - least, least + 1), shifts)
     predicted = [scored @ (solve @ np.roll(fit[1] - offset, shift, 0)) + offset for shift in drawn.tolist()]
     return np.array([np.nanmean(r2(y, p)) for p in predicted])
 
