@@ -47,7 +47,7 @@ from compare_families import ROOT, SETS
 from msgspec import structs
 
 from rtdsae.errors import RecordingError, RtdsaeError
-from rtdsae.evaluate import canvas, nulls
+from rtdsae.evaluate import baselines, canvas
 from rtdsae.evaluate.metrics import bits_per_spike, r2
 from rtdsae.evaluate.oracle import oracle_rates
 from rtdsae.recordings import Recording
@@ -188,7 +188,7 @@ def scores(data: Recording, config: TrainConfig, outputs: Outputs) -> Scores:
         found["r2_true_rates"] = float(np.nanmean(r2(data.true_rates[bins["test"]], test["rates"])))
     if data.behaviour is not None:
         y = {split: data.behaviour[some].astype(float) for split, some in bins.items()}
-        decode = nulls.ridge((outputs("train")["factors"], y["train"]), (outputs("valid")["factors"], y["valid"]))
+        decode = baselines.ridge((outputs("train")["factors"], y["train"]), (outputs("valid")["factors"], y["valid"]))
         found["r2_behaviour"] = float(np.mean(r2(y["test"], decode(test["factors"]))))
     return found
 

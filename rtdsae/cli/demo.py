@@ -162,7 +162,7 @@ def rtdsae(*args: object) -> None:
         sys.exit(process.returncode if process.returncode > 0 else 128 - process.returncode)
 
 
-def shown(*args: object) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+def in_background(*args: object) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     """A verb in the background, as long as the block lasts; it is printed, as a user would type it."""
     print("$ rtdsae", *args, "&", flush=True)
     return running(args)
@@ -183,8 +183,8 @@ def stream_live(bundle: Path, source: list[object], bins: int) -> dict[str, Any]
         caught(interrupt),
         tempfile.TemporaryDirectory(prefix="rtdsae-demo-") as folder,
         Subscriber(endpoint := f"ipc://{folder}/latents", timeout_s=LIVE_WAIT_S) as subscriber,
-        shown(*source),
-        shown(*serve, "--pub", endpoint),
+        in_background(*source),
+        in_background(*serve, "--pub", endpoint),
     ):
         for message in subscriber:
             now = pylsl.local_clock()

@@ -106,7 +106,7 @@ class SearchTable:
             self.live.update(self.table(), refresh=True)
             return
         cells = cells_of(generation)
-        values = " ".join(f"{key}={shown(value)}" for key, value in generation.values.items())
+        values = " ".join(f"{key}={formatted(value)}" for key, value in generation.values.items())
         self.console.print(
             f"trial {cells[0]}  generation {cells[1]}  epoch {cells[2]}  score {cells[3]}  best {cells[4]}  {values}"
             f"{f'  {generation.failure}' if generation.failure else ''}",
@@ -123,16 +123,16 @@ class SearchTable:
         for title in ("trial", "generation", "epoch", "score", "best", *self.keys):
             table.add_column(title, justify="right", overflow="fold")
         for row in sorted(self.rows.values(), key=lambda row: row.score):
-            table.add_row(*cells_of(row), *(shown(row.values[key]) for key in self.keys))
+            table.add_row(*cells_of(row), *(formatted(row.values[key]) for key in self.keys))
         return table
 
 
 def cells_of(row: "Generation") -> tuple[str, ...]:
     """Trial, generation, epoch, score and best score."""
-    return (row.trial, f"{row.generation}/{row.generations}", str(row.epoch), shown(row.score), shown(row.best))
+    return (row.trial, f"{row.generation}/{row.generations}", str(row.epoch), formatted(row.score), formatted(row.best))
 
 
-def shown(value: object) -> str:
+def formatted(value: object) -> str:
     """A value in a cell."""
     if isinstance(value, float):
         return f"{value:.4g}" if math.isfinite(value) else "failed"

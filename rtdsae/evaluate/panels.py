@@ -11,9 +11,9 @@ from scipy.ndimage import gaussian_filter1d
 
 from rtdsae.evaluate import curves, figures
 from rtdsae.evaluate.canvas import decimals, plain
+from rtdsae.evaluate.excerpts import aligned, has_conditions, starts_in, stretch, stretch_in_words, windows
 from rtdsae.evaluate.metrics import bits_per_spike, r2
 from rtdsae.evaluate.score import Scored
-from rtdsae.evaluate.shown import aligned, has_conditions, starts_in, stretch, stretch_in_words, windows
 from rtdsae.evaluate.since_anchor import since_anchor
 from rtdsae.evaluate.traversals import traverse, z_prior
 from rtdsae.train.run import Run

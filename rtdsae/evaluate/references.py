@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rtdsae.evaluate import nulls
+from rtdsae.evaluate import baselines
 from rtdsae.evaluate.metrics import bits_per_spike, r2
 from rtdsae.evaluate.trials import conditions_of
 from rtdsae.model.family import Family
@@ -164,9 +164,11 @@ def glm_reference(recording: Recording, parts: Parts, skip: int) -> tuple[float,
     )
     tried = []
     for tau in GLM_TAUS:
-        x_fit, x_choose, x = (nulls.traces(seen, part, tau, skip) for part in (parts.fit, parts.choose, parts.scored))
-        tried.append(nulls.glm((x_fit, fit), (x_choose, choose), x))
-    best = nulls.best_of([score for _, score in tried])
+        x_fit, x_choose, x = (
+            baselines.traces(seen, part, tau, skip) for part in (parts.fit, parts.choose, parts.scored)
+        )
+        tried.append(baselines.glm((x_fit, fit), (x_choose, choose), x))
+    best = baselines.best_of([score for _, score in tried])
     faded = f"{1000 * GLM_TAUS[best] * recording.bin_width_s:g} ms"
     return bits_per_spike(tried[best][0], scored), f"of the held-in spikes up to the bin, fading over {faded}"
 
@@ -179,11 +181,11 @@ def ridge_reference(recording: Recording, parts: Parts, skip: int) -> tuple[floa
     if not lags:
         raise ValueError(f"not fitted to more than {MOST_COLUMNS} channels")
     fit, choose = (
-        (nulls.lagged(seen, part, lags, skip), recording.behaviour[modelled_bins(part, skip)].astype(float))
+        (baselines.lagged(seen, part, lags, skip), recording.behaviour[modelled_bins(part, skip)].astype(float))
         for part in (parts.fit, parts.choose)
     )
-    predict, scored = nulls.ridge(fit, choose), modelled_bins(parts.scored, skip)
-    some = [predict(nulls.lagged(seen, part, lags, before)) for part, before in a_few(parts.scored, lags, skip)]
+    predict, scored = baselines.ridge(fit, choose), modelled_bins(parts.scored, skip)
+    some = [predict(baselines.lagged(seen, part, lags, before)) for part, before in a_few(parts.scored, lags, skip)]
     score = float(np.nanmean(r2(recording.behaviour[scored].astype(float), np.concatenate(some))))
     return score, f"from the spikes of the last {lags} bins, a straight line"
 
@@ -203,7 +205,7 @@ def shifted_reference(family: Family, tensors: Tensors, parts: Parts, factors: n
     fit = pieces(limited(parts.fit, NULL_BINS), shortest(family))
     streamed = segment_outputs(family, tensors, fit, ["factors"])["factors"]
     y_fit, y = (behaviour[modelled_bins(part, skip)].astype(float) for part in (fit, parts.scored))
-    scores = nulls.shifted_scores((streamed, y_fit), factors, y, shifts=SHIFTS)
+    scores = baselines.shifted_scores((streamed, y_fit), factors, y, shifts=SHIFTS)
     most = float(np.percentile(scores, 95))
     return float(
         scores.mean()
@@ -224,13 +226,13 @@ def smoothed_reference(recording: Recording, parts: Parts, skip: int) -> tuple[f
     mean = recording.counts[modelled_bins(parts.fit, 0)].mean(0)
 
     def of(segments: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray]:
-        rates = nulls.smoothed(recording.counts, segments, tau, skip, mean) / recording.bin_width_s
+        rates = baselines.smoothed(recording.counts, segments, tau, skip, mean) / recording.bin_width_s
         return truth[modelled_bins(segments, skip)], rates
 
     tried = []
     for tau in SMOOTHING:
         actual, rates = of(parts.choose, tau)
-        line = nulls.best_line(rates, actual)
+        line = baselines.best_line(rates, actual)
         tried.append((float(np.nanmean(r2(actual, line.slope * rates + line.offset))), tau, line))
     _, tau, line = max(tried, key=lambda one: one[0])
     actual, rates = of(parts.scored, tau)
@@ -248,7 +250,7 @@ def psth_reference(recording: Recording, parts: Parts, skip: int) -> tuple[float
     known, asked = (conditions_of(recording, part) for part in (training, parts.scored))
 
     def score(segments: np.ndarray, conditions: np.ndarray, sd: float) -> float:
-        rates = nulls.psth(recording.counts, (training, known), segments, conditions, skip, sd) / width
+        rates = baselines.psth(recording.counts, (training, known), segments, conditions, skip, sd) / width
         return float(np.nanmean(r2(truth[modelled_bins(segments, skip)], rates)))
 
     best = max(PSTH_SDS, key=lambda sd: score(training, known, sd))

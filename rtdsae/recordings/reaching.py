@@ -22,8 +22,8 @@ prepared state that turns).
 
 import numpy as np
 
-from rtdsae.recordings.drawing import positive, random_state, recording, sizes, splits
 from rtdsae.recordings.recording import Recording
+from rtdsae.recordings.sampling import positive, random_state, recording, sizes, splits
 
 __all__ = ["reaching"]
 

@@ -23,8 +23,8 @@ from typing import Any, Literal
 import numpy as np
 
 from rtdsae.errors import RecordingError
-from rtdsae.recordings.drawing import positive, random_state, recording, sizes, splits
 from rtdsae.recordings.recording import Recording
+from rtdsae.recordings.sampling import positive, random_state, recording, sizes, splits
 
 __all__ = ["Lorenz", "Network", "attractor", "chaotic_rnn", "lorenz", "system_of"]
 

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from rtdsae.errors import TrainingError, one_line
 from rtdsae.train.config import Fit
 
-__all__ = ["Gone", "NotFinite", "check_finite", "check_gradient", "memory_explained", "together"]
+__all__ = ["Gone", "NotFinite", "absence_explained", "check_finite", "check_gradient", "memory_explained"]
 
 
 class NotFinite(TrainingError):
@@ -80,11 +80,11 @@ class Gone(TrainingError):
 
 
 @contextlib.contextmanager
-def together(fabric: Fabric) -> Iterator[None]:
-    """What needs all processes.
+def absence_explained(fabric: Fabric) -> Iterator[None]:
+    """Says how to go on where another process of the training is gone.
 
     Raises:
-        Gone: one of them is gone.
+        Gone: it is.
     """
     try:
         yield

@@ -27,7 +27,7 @@ from rtdsae.train.average import Averaged
 from rtdsae.train.behaviour import fit_behaviour
 from rtdsae.train.config import FactorVAE, Fit, TrainConfig
 from rtdsae.train.factor_vae import Adversary
-from rtdsae.train.failures import NotFinite, check_finite, check_gradient, memory_explained, together
+from rtdsae.train.failures import NotFinite, absence_explained, check_finite, check_gradient, memory_explained
 from rtdsae.train.objective import Loss, Schedule, selecting, valid_scores
 from rtdsae.train.processes import add_up, begin, follow, make_fabric
 from rtdsae.train.run import FAILED, Run
@@ -144,7 +144,7 @@ def set_up(
     fabric = make_fabric(fit, TensorBoardLogger(path, name="tensorboard", version=""), len(sessions))
     if teacher:
         teacher.teach(sessions, fabric.device)
-    with together(fabric):
+    with absence_explained(fabric):
         make = Run.resume if resume else Run.create
         run = begin(fabric, path, lambda: make(path, config, recordings, command, told))
     if run.info["teacher"] != told:
@@ -158,7 +158,7 @@ def set_up(
         family.use(session.index).session.fit(bins, bins[:, session.tensors.heldin])
     align(family, recordings)
     optimizer = torch.optim.AdamW(family.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
-    with together(fabric):
+    with absence_explained(fabric):
         loss, optimizer = fabric.setup(Loss(family, config.objective), optimizer)
     adversary = make_adversary(config, fabric.device)
     return run, Training(config, sessions, fabric, family, loss, optimizer, Averaged(family), adversary)
@@ -255,7 +255,7 @@ def run_epochs(training: Training, standing: Standing) -> Iterator[tuple[dict[st
             return
         for group in training.optimizer.param_groups:
             group["lr"] = learning_rate(fit, epoch)
-        with together(training.fabric):
+        with absence_explained(training.fabric):
             metrics = train_epoch(training, epoch)
         with memory_explained(fit, sessions[0].valid.bins):
             scores = valid_scores(training.average.module, sessions, fit.windows_at_once, training.fabric.device)

@@ -72,14 +72,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     names = [name for name in {name: None for row in rows for name in row} if name != "config"]
     cells = [[*names, "settings that differ"]]
     for row in rows:
-        settings = " ".join(f"{key}={shown(value)}" for key, value in row["config"].items())
-        cells.append([*(shown(row.get(name)) for name in names), settings])
+        settings = " ".join(f"{key}={formatted(value)}" for key, value in row["config"].items())
+        cells.append([*(formatted(row.get(name)) for name in names), settings])
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, [*widths, 0], strict=True)) for line in cells]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def shown(value: Any) -> str:
+def formatted(value: Any) -> str:
     """A value in a cell."""
     if value is None:
         return NONE

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtdsae.evaluate import references as module
-from rtdsae.evaluate.nulls import lagged, psth
+from rtdsae.evaluate.baselines import lagged, psth
 from rtdsae.evaluate.references import (
     a_few,
     last_fifth,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import lfilter
 
-from rtdsae.evaluate import nulls
+from rtdsae.evaluate import baselines
 from rtdsae.evaluate.metrics import bits_per_spike, r2
 
 SEGMENTS = np.array([[0, 40], [40, 100]])
@@ -20,11 +20,11 @@ def slow(rng, bins, columns, tau=15.0):
 
 
 def test_lagged_bins_lie_side_by_side_and_stay_within_their_segment():
-    rows = nulls.lagged(COUNTS, SEGMENTS, 3, 2)
+    rows = baselines.lagged(COUNTS, SEGMENTS, 3, 2)
     assert rows.shape == (38 + 58, 9)
     np.testing.assert_array_equal(rows[0], np.concatenate([COUNTS[2], COUNTS[1], COUNTS[0]]))
     np.testing.assert_array_equal(rows[38], np.concatenate([COUNTS[42], COUNTS[41], COUNTS[40]]))
-    before = nulls.lagged(COUNTS, SEGMENTS, 3, 0)[40]
+    before = baselines.lagged(COUNTS, SEGMENTS, 3, 0)[40]
     np.testing.assert_array_equal(before, np.concatenate([COUNTS[40], np.zeros(6)]))
 
 
@@ -33,10 +33,10 @@ def test_ridge_finds_a_straight_line_and_leaves_noise_alone():
     x, w = rng.normal(size=(900, 5)) * [1, 10, 0.1, 1, 0], rng.normal(size=(5, 2))
     y = x @ w + 3
     parts = [(x[a : a + 300], y[a : a + 300]) for a in (0, 300, 600)]
-    assert r2(parts[2][1], nulls.ridge(parts[0], parts[1])(parts[2][0])).min() > 0.999
+    assert r2(parts[2][1], baselines.ridge(parts[0], parts[1])(parts[2][0])).min() > 0.999
     unrelated = rng.normal(size=(900, 2))
     noise = [(x[a : a + 300], unrelated[a : a + 300]) for a in (0, 300, 600)]
-    assert abs(r2(noise[2][1], nulls.ridge(noise[0], noise[1])(noise[2][0])).mean()) < 0.05
+    assert abs(r2(noise[2][1], baselines.ridge(noise[0], noise[1])(noise[2][0])).mean()) < 0.05
 
 
 @settings(max_examples=15, deadline=None)
@@ -46,8 +46,8 @@ def test_shifted_behaviour_scores_nothing_and_the_real_one_beats_every_shift(see
     y = slow(rng, 3000, 2)
     x = y @ rng.normal(size=(2, 6)) + 0.3 * slow(rng, 3000, 6)
     fit, scored = (x[:2000], y[:2000]), (x[2000:], y[2000:])
-    null = nulls.shifted_scores(fit, *scored, shifts=40)
-    real = r2(scored[1], nulls.ridge(fit, fit)(scored[0])).mean()
+    null = baselines.shifted_scores(fit, *scored, shifts=40)
+    real = r2(scored[1], baselines.ridge(fit, fit)(scored[0])).mean()
     assert null.mean() < 0.02
     assert real > null.max()
 
@@ -57,21 +57,21 @@ def test_shifted_behaviour_scores_nothing_and_the_real_one_beats_every_shift(see
 def test_behaviour_that_is_unrelated_is_within_its_shifts(seed):
     rng = np.random.default_rng(seed)
     x, y = slow(rng, 3000, 6), slow(rng, 3000, 2)
-    null = nulls.shifted_scores((x[:2000], y[:2000]), x[2000:], y[2000:], shifts=60)
-    real = r2(y[2000:], nulls.ridge((x[:2000], y[:2000]), (x[:2000], y[:2000]))(x[2000:])).mean()
+    null = baselines.shifted_scores((x[:2000], y[:2000]), x[2000:], y[2000:], shifts=60)
+    real = r2(y[2000:], baselines.ridge((x[:2000], y[:2000]), (x[:2000], y[:2000]))(x[2000:])).mean()
     assert null.mean() < 0.02
     assert real < null.mean() + 6 * null.std()
 
 
 def test_shifts_are_long_enough_to_leave_no_relation():
     y = slow(np.random.default_rng(4), 2000, 1, tau=3.0)
-    assert nulls.shifted_scores((y, y), y, y, shifts=3000).max() < 0.5  # after a shift of 1 it would be 0.9
+    assert baselines.shifted_scores((y, y), y, y, shifts=3000).max() < 0.5  # after a shift of 1 it would be 0.9
 
 
 def test_shifts_are_the_same_each_time():
     rng = np.random.default_rng(2)
     x, y = slow(rng, 400, 3), slow(rng, 400, 1)
-    first, again = (nulls.shifted_scores((x, y), x, y, shifts=10) for _ in range(2))
+    first, again = (baselines.shifted_scores((x, y), x, y, shifts=10) for _ in range(2))
     np.testing.assert_array_equal(first, again)
 
 
@@ -81,22 +81,22 @@ def test_poisson_regression_finds_log_linear_rates_and_nothing_in_noise():
     rates = np.exp(x @ (0.4 * rng.normal(size=(6, 4))) - 1)
     counts = rng.poisson(rates)
     parts = [(x[a:b], counts[a:b]) for a, b in ((0, 2000), (2000, 3000), (3000, 4000))]
-    predicted, _ = nulls.glm(parts[0], parts[1], parts[2][0])
+    predicted, _ = baselines.glm(parts[0], parts[1], parts[2][0])
     found, possible = (bits_per_spike(p, parts[2][1]) for p in (predicted, rates[3000:]))
     assert 0.95 * possible < found < 1.01 * possible
     noise = rng.normal(size=(4000, 6))
-    predicted, _ = nulls.glm((noise[:2000], parts[0][1]), (noise[2000:3000], parts[1][1]), noise[3000:])
+    predicted, _ = baselines.glm((noise[:2000], parts[0][1]), (noise[2000:3000], parts[1][1]), noise[3000:])
     assert -0.02 < bits_per_spike(predicted, parts[2][1]) < 0.01
 
 
 def test_a_silent_neuron_and_a_constant_column_do_no_harm():
     x = np.ones((50, 2))
-    predicted, _ = nulls.glm((x, np.zeros((50, 1))), (x, np.zeros((50, 1))), x)
+    predicted, _ = baselines.glm((x, np.zeros((50, 1))), (x, np.zeros((50, 1))), x)
     assert np.isfinite(predicted).all()
     assert predicted.max() < 0.01
 
 
-@pytest.mark.parametrize("of", [nulls.traces, lambda *args: nulls.smoothed(*args, np.full(3, 0.7))])
+@pytest.mark.parametrize("of", [baselines.traces, lambda *args: baselines.smoothed(*args, np.full(3, 0.7))])
 def test_spikes_to_come_change_nothing(of):
     later = COUNTS.copy()
     later[60:] += 5
@@ -107,11 +107,11 @@ def test_spikes_to_come_change_nothing(of):
 
 def test_smoothing_keeps_a_constant_and_traces_fade():
     constant = np.full((60, 2), 3)
-    np.testing.assert_allclose(nulls.smoothed(constant, np.array([[0, 60]]), 8.0, 5, np.full(2, 3)), 3.0)
+    np.testing.assert_allclose(baselines.smoothed(constant, np.array([[0, 60]]), 8.0, 5, np.full(2, 3)), 3.0)
     one = np.zeros((10, 1))
     one[2] = 1
     np.testing.assert_allclose(
-        nulls.traces(one, np.array([[0, 10]]), 2.0, 2)[:, 0], np.exp(-np.arange(8) / 2), rtol=1e-6
+        baselines.traces(one, np.array([[0, 10]]), 2.0, 2)[:, 0], np.exp(-np.arange(8) / 2), rtol=1e-6
     )
 
 
@@ -119,17 +119,17 @@ def test_a_psth_is_the_mean_of_other_trials_of_the_condition():
     counts = np.arange(24.0).reshape(24, 1)
     trials = np.arange(0, 24, 4)[:, None] + [0, 4]
     conditions = np.array([0, 1, 0, 1, 1, 0])
-    found = nulls.psth(counts, (trials[:4], conditions[:4]), trials[4:], conditions[4:], 1)
+    found = baselines.psth(counts, (trials[:4], conditions[:4]), trials[4:], conditions[4:], 1)
     np.testing.assert_allclose(found[:, 0], [9, 10, 11, 5, 6, 7])
     with pytest.raises(ValueError, match="no training trial is of condition 1"):
-        nulls.psth(counts, (trials[:1], conditions[:1]), trials[4:], conditions[4:], 1)
+        baselines.psth(counts, (trials[:1], conditions[:1]), trials[4:], conditions[4:], 1)
     with pytest.raises(ValueError, match="3 to 4 bins"):
-        nulls.psth(counts, (trials[:4] + np.array([1, 0]), conditions[:4]), trials[4:], conditions[4:], 1)
+        baselines.psth(counts, (trials[:4] + np.array([1, 0]), conditions[:4]), trials[4:], conditions[4:], 1)
 
 
 def test_a_psth_is_smoothed_before_it_is_cut():
     """The bins before the first one that is asked for are known too."""
     trials, conditions = np.array([[0, 20], [20, 40], [40, 60]]), np.zeros(3)
-    found = nulls.psth(COUNTS, (trials[:2], conditions[:2]), trials[2:], conditions[2:], 4, sd=2.0)
+    found = baselines.psth(COUNTS, (trials[:2], conditions[:2]), trials[2:], conditions[2:], 4, sd=2.0)
     mean = (COUNTS[:20] + COUNTS[20:40]) / 2
     np.testing.assert_allclose(found, gaussian_filter1d(mean, 2.0, axis=0)[4:], rtol=1e-5)
