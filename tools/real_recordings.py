@@ -33,6 +33,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from rtdsae.errors import RecordingError, RtdsaeError
 from rtdsae.evaluate.metrics import r2
 from rtdsae.recordings import Recording, save
+from rtdsae.recordings.segments import lengths_of
 
 BIN_WIDTH_S = 0.05
 HISTORY = 10
@@ -160,7 +161,7 @@ def _lagged(counts: np.ndarray) -> np.ndarray:
 
 
 def _search(recording: Recording) -> GridSearchCV:
-    lengths = recording.segments[:, 1] - recording.segments[:, 0]
+    lengths = lengths_of(recording.segments)
     groups = np.repeat(np.arange(len(lengths)), lengths)
     if len(lengths) < FOLDS:
         groups = np.arange(recording.n_bins) * 10 // recording.n_bins

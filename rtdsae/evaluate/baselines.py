@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.signal import lfilter
 
 from rtdsae.evaluate.metrics import bits_per_spike, r2
+from rtdsae.recordings.segments import lengths_of
 
 __all__ = ["Line", "best_line", "best_of", "glm", "lagged", "psth", "ridge", "shifted_scores", "smoothed", "traces"]
 
@@ -230,7 +231,7 @@ def psth(
         ValueError: trials differ in length, or no other trial has the condition.
     """
     trials, known = fit
-    lengths = np.unique(np.concatenate([np.diff(trials, axis=1), np.diff(segments, axis=1)]))
+    lengths = np.unique(lengths_of(np.concatenate([trials, segments])))
     if len(lengths) > 1:
         raise ValueError(f"trials have {lengths.min()} to {lengths.max()} bins: there is no mean over trials")
     stacked = np.stack([counts[a:b] for a, b in trials.tolist()]).astype(np.float32)

@@ -17,6 +17,7 @@ from rtdsae.evaluate.swap import swap_test
 from rtdsae.evaluate.tangling import tangling_score
 from rtdsae.evaluate.trials import SHORT_TRIALS, Trials, trials_of
 from rtdsae.model.family import Family
+from rtdsae.recordings.segments import lengths_of
 from rtdsae.train.windows import Tensors
 
 __all__ = ["latent_scores"]
@@ -52,8 +53,8 @@ def latent_scores(family: Family, tensors: Tensors, segments: np.ndarray, refere
     """
     scores = Scores()
     # Trials are cut to one length; one that was broken off must not set it.
-    shortest = min(int(np.percentile(np.diff(part, axis=1), SHORT_TRIALS)) for part in (segments, reference))
-    parts = [part[part[:, 1] - part[:, 0] >= shortest] for part in (segments, reference)]
+    shortest = min(int(np.percentile(lengths_of(part), SHORT_TRIALS)) for part in (segments, reference))
+    parts = [part[lengths_of(part) >= shortest] for part in (segments, reference)]
     if left_out := sum(map(len, (segments, reference))) - sum(map(len, parts)):
         log.info("latents are scored on trials cut to %d bins: %d shorter ones are left out", shortest, left_out)
     modelled = shortest - family.dims.anchor_bins

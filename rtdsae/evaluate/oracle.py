@@ -16,6 +16,7 @@ from rtdsae.evaluate.gaussian_sum import network_filter
 from rtdsae.evaluate.particle_filter import lorenz_filter
 from rtdsae.evaluate.trials import conditions_of
 from rtdsae.recordings import Recording
+from rtdsae.recordings.segments import lengths_of
 from rtdsae.recordings.synthetic import Lorenz, Network, system_of
 
 __all__ = ["oracle_rates"]
@@ -52,10 +53,9 @@ def oracle_rates(
     one = recording.conditions is None  # then all segments are of the same
     conditions = np.zeros(len(segments), int) if one else conditions_of(recording, segments)
     check_made_by(system, recording, segments, conditions)
-    lengths = segments[:, 1] - segments[:, 0]
     found: list[np.ndarray] = [np.empty(0)] * len(segments)
     per_block = max(1, PARTICLES_AT_ONCE // particles) if isinstance(system, Lorenz) else NETWORK_TRIALS_AT_ONCE
-    for number, some in enumerate(blocks(lengths, per_block)):
+    for number, some in enumerate(blocks(lengths_of(segments), per_block)):
         counts = np.stack([recording.counts[a:b, heldin] for a, b in segments[some]]).astype(np.float32)
         if isinstance(system, Lorenz):
             rates = lorenz_filter(system, counts, heldin, particles, number)
@@ -83,7 +83,7 @@ def check_made_by(system: Lorenz | Network, recording: Recording, segments: np.n
         if not np.abs(around).max() < 1e-3:
             raise ValueError(changed)
         return
-    if (segments[:, 1] - segments[:, 0] != system.rates.shape[1]).any():
+    if (lengths_of(segments) != system.rates.shape[1]).any():
         raise ValueError("of a chaotic network, the oracle knows whole trials only")
     for (a, b), condition in zip(segments.tolist(), conditions.tolist(), strict=True):
         made = system.rates[condition] if condition < len(system.rates) else np.nan

@@ -15,6 +15,7 @@ from rtdsae.evaluate.metrics import bits_per_spike, r2
 from rtdsae.evaluate.trials import conditions_of
 from rtdsae.model.family import Family
 from rtdsae.recordings import Recording
+from rtdsae.recordings.segments import lengths_of
 from rtdsae.train.latents import modelled_bins, segment_outputs
 from rtdsae.train.windows import Tensors
 
@@ -123,7 +124,7 @@ def parts_of(recording: Recording, segments: np.ndarray, part: str, least: int) 
     """
     if part == "whole":
         raise ValueError("the recording was scored whole: nothing of it is left to fit on")
-    long_enough = recording.segments[:, 1] - recording.segments[:, 0] >= least
+    long_enough = lengths_of(recording.segments) >= least
     fit, choose = (recording.segments[long_enough & recording.in_split(name)] for name in ("train", "valid"))
     if part == "valid" or len(choose) == 0:
         fit, choose = last_fifth(fit, least)
@@ -137,15 +138,15 @@ def last_fifth(segments: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray
     if len(segments) >= 5:
         n = len(segments) // 5
         return segments[:-n], segments[-n:]
-    cut = segments[:, 1] - (segments[:, 1] - segments[:, 0]) // 5
+    cut = segments[:, 1] - lengths_of(segments) // 5
     parts = (np.stack([segments[:, 0], cut], 1), np.stack([cut, segments[:, 1]], 1))
-    first, last = (part[part[:, 1] - part[:, 0] >= least] for part in parts)
+    first, last = (part[lengths_of(part) >= least] for part in parts)
     return first, last
 
 
 def limited(segments: np.ndarray, most: int = MOST_BINS) -> np.ndarray:
     """Evenly spaced segments of about `most` bins together at most; of a longer one, its end."""
-    total = int((segments[:, 1] - segments[:, 0]).sum())
+    total = int(lengths_of(segments).sum())
     n = min(len(segments), max(1, len(segments) * most // total))
     kept = segments[np.arange(n) * len(segments) // n]
     kept[:, 0] = np.maximum(kept[:, 0], kept[:, 1] - most)

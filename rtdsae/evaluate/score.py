@@ -21,6 +21,7 @@ from rtdsae.evaluate.oracle import oracle_rates
 from rtdsae.evaluate.references import Reference, references, shortest
 from rtdsae.model.family import Family
 from rtdsae.recordings import Recording, load
+from rtdsae.recordings.segments import lengths_of
 from rtdsae.train.latents import modelled_bins, segment_outputs
 from rtdsae.train.run import Run
 from rtdsae.train.sessions import prepare
@@ -78,7 +79,7 @@ class Scored:
     @property
     def lengths(self) -> np.ndarray:
         """How many bins of each segment are scored, (n,)."""
-        return self.segments[:, 1] - self.segments[:, 0] - self.run.dims.anchor_bins
+        return lengths_of(self.segments) - self.run.dims.anchor_bins
 
     @property
     def starts(self) -> np.ndarray:
@@ -171,7 +172,7 @@ def stream_session(run: Run, family: Family, session: int, data: Path | None) ->
     recording, part = recording_of(run, session, data)
     least = shortest(family)
     parts = np.full(recording.n_segments, part) if data else np.asarray(recording.splits)
-    long_enough = recording.segments[:, 1] - recording.segments[:, 0] >= least
+    long_enough = lengths_of(recording.segments) >= least
     segments, others = (recording.segments[long_enough & chosen] for chosen in (parts == part, parts != part))
     if len(segments) == 0:
         raise TrainingError(f"no {part} segment of {recording.session or 'the recording'} has {least} bins or more")

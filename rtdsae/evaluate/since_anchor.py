@@ -15,6 +15,7 @@ import numpy as np
 from rtdsae.evaluate.metrics import bits_per_spike, r2
 from rtdsae.model.family import Family
 from rtdsae.recordings import Recording
+from rtdsae.recordings.segments import lengths_of
 from rtdsae.train.latents import Stretch, modelled_bins, streamed
 from rtdsae.train.windows import Tensors
 
@@ -71,7 +72,7 @@ def since_anchor(
     if not family.causal:
         raise ValueError("an acausal reference is not anchored: it sees whole windows")
     s, horizon = family.dims.anchor_bins, family.dims.horizon_bins
-    lengths = segments[:, 1] - segments[:, 0] - s
+    lengths = lengths_of(segments) - s
     if np.median(lengths) >= LONG * horizon:
         asked, blocks = asked_bins(segments, s)
         answers = [at_age(family, tensors, asked, block, s) for block in blocks]
@@ -97,7 +98,7 @@ def blocks_up_to(age: int) -> list[tuple[int, int]]:
 
 def asked_bins(segments: np.ndarray, s: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """The bins that are asked for at every age, and the blocks of ages that leave most of them."""
-    lengths = segments[:, 1] - segments[:, 0] - s
+    lengths = lengths_of(segments) - s
     blocks = blocks_up_to(int(SHARE * np.median(lengths)))
     oldest = blocks[-1][1] if blocks else 0
     bins = [np.arange(a + s + oldest, b) for a, b in segments.tolist() if b - a > s + oldest]
@@ -139,7 +140,7 @@ def from_beginnings(
 ) -> list[Answer]:
     """The outputs of segments that are each streamed from one anchor, by age."""
     s = family.dims.anchor_bins
-    lengths = (segments[:, 1] - segments[:, 0] - s).tolist()
+    lengths = (lengths_of(segments) - s).tolist()
     firsts = np.cumsum([0, *lengths])[:-1].tolist()
     runs = [
         Stretch(int(a), row, np.ones(n, np.float32)) for a, row, n in zip(segments[:, 0], firsts, lengths, strict=True)

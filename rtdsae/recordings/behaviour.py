@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rtdsae.bins.grid import MAX_STAMP
-from rtdsae.recordings.segments import cut, longest_each
+from rtdsae.recordings.segments import cut, lengths_of, longest_each
 
 __all__ = ["Series", "attach", "axis_labels", "onto_bins"]
 
@@ -87,7 +87,7 @@ def attach(parts: dict[str, Any], name: str, labels: tuple[str, ...], values: np
     if parts.get("conditions") is not None:
         kept = longest_each(segments, sources)
         segments, sources = segments[kept], sources[kept]
-    before, after = (int(np.diff(s).sum()) for s in (parts["segments"], segments))
+    before, after = (int(lengths_of(s).sum()) for s in (parts["segments"], segments))
     if not after:
         log.warning("behaviour %s is not known in any segment: left out", name)
         return

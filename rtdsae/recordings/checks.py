@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from rtdsae.recordings.recording import Recording
-from rtdsae.recordings.segments import runs
+from rtdsae.recordings.segments import lengths_of, runs
 
 __all__ = ["CHECKS", "Look", "listed", "tally"]
 
@@ -35,7 +35,7 @@ class Look:
         whole = len(index) == recording.n_bins  # then no copy: it may be hours of a thousand channels
         self.counts = recording.counts if whole else recording.counts[index]
         self.behaviour = None if recording.behaviour is None else recording.behaviour[index].astype(np.float64)
-        self.lengths = np.diff(recording.segments)[:, 0]
+        self.lengths = lengths_of(recording.segments)
         self.first_bins = np.cumsum(self.lengths) - self.lengths
 
     @cached_property

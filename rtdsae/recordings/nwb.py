@@ -21,7 +21,7 @@ from rtdsae.recordings.binning import count_spikes, needed_width
 from rtdsae.recordings.hdf5 import opened, values
 from rtdsae.recordings.original import Original
 from rtdsae.recordings.recording import Recording
-from rtdsae.recordings.segments import cut, longest_each, whole_bins
+from rtdsae.recordings.segments import cut, lengths_of, longest_each, whole_bins
 
 if TYPE_CHECKING:
     import h5py
@@ -180,7 +180,7 @@ def _cut(segments: np.ndarray, observed: np.ndarray, whole: bool) -> tuple[np.nd
     if whole:
         kept = longest_each(pieces, sources)
         pieces, sources = pieces[kept], sources[kept]
-    before, after = int(np.diff(segments).sum()), int(np.diff(pieces).sum())
+    before, after = int(lengths_of(segments).sum()), int(lengths_of(pieces).sum())
     if not len(pieces):
         raise RecordingError("no bin of a trial was observed: no trial, and no obs_interval of most units, holds one")
     if after < before:

@@ -9,6 +9,7 @@ import numpy as np
 from rtdsae.errors import RecordingError
 from rtdsae.recordings.binning import compact
 from rtdsae.recordings.recording import Recording
+from rtdsae.recordings.segments import lengths_of
 
 __all__ = ["rebin"]
 
@@ -33,10 +34,10 @@ def rebin(recording: Recording, bin_width_s: float) -> Recording:
         raise RecordingError(
             f"its bins are {recording.bin_width_s:g} s wide, {bin_width_s:g} s was asked for: no whole multiple"
         )
-    lengths = np.diff(recording.segments)[:, 0] // k
+    lengths = lengths_of(recording.segments) // k
     if not lengths.any():
         raise RecordingError(f"no segment is as long as one bin of {bin_width_s:g} s")
-    before, used = int(np.diff(recording.segments).sum()), k * int(lengths.sum())
+    before, used = int(lengths_of(recording.segments).sum()), k * int(lengths.sum())
     if used < before:
         log.info("%d of %d bins do not fill a wider one at the end of their segment: left out", before - used, before)
     kept = np.flatnonzero(lengths)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rtdsae.errors import RecordingError
-from rtdsae.recordings.segments import scraps
+from rtdsae.recordings.segments import lengths_of, scraps
 
 __all__ = ["Recording"]
 
@@ -177,8 +177,9 @@ class Recording:
             raise RecordingError(f"segment {absent[0]} is selected of {self.n_segments}: indices begin at 0")
         chosen = self.segments[index]
         bins = np.concatenate([np.arange(start, stop) for start, stop in chosen])
-        stops = np.cumsum(chosen[:, 1] - chosen[:, 0])
-        parts: dict[str, Any] = {"segments": np.stack([stops - (chosen[:, 1] - chosen[:, 0]), stops], axis=1)}
+        lengths = lengths_of(chosen)
+        stops = np.cumsum(lengths)
+        parts: dict[str, Any] = {"segments": np.stack([stops - lengths, stops], axis=1)}
         parts |= {name: _take(getattr(self, name), bins) for name in ("counts", "behaviour", "external", "true_rates")}
         parts |= {name: _take(getattr(self, name), index) for name in ("conditions", "splits", "labels")}
         return dataclasses.replace(self, **parts)
@@ -201,7 +202,7 @@ class Recording:
             return self
         if not (0 <= valid < 1 and 0 <= test < 1):
             raise RecordingError(f"split(valid={valid}, test={test}): both are fractions of at least 0 and below 1")
-        scrap = scraps(np.diff(self.segments)[:, 0])
+        scrap = scraps(lengths_of(self.segments))
         if scrap.any():
             log.info("%d of %d segments are scraps that gaps left over: all are trained on", scrap.sum(), len(scrap))
         if (n_trials := int((~scrap).sum())) >= MIN_TRIALS:

@@ -8,9 +8,14 @@ import numpy as np
 from rtdsae.bins.grid import nanoseconds, width_ns
 from rtdsae.errors import BinError, RecordingError
 
-__all__ = ["checked_width", "cut", "longest_each", "runs", "scraps", "whole_bins"]
+__all__ = ["checked_width", "cut", "lengths_of", "longest_each", "runs", "scraps", "whole_bins"]
 
 SCRAP = 10  # times shorter than the mean
+
+
+def lengths_of(segments: np.ndarray) -> np.ndarray:
+    """How many bins each of the segments, `(n, 2)`, has: `(n,)`."""
+    return segments[:, 1] - segments[:, 0]
 
 
 def runs(usable: np.ndarray) -> np.ndarray:

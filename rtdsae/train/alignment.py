@@ -15,6 +15,7 @@ from sklearn.linear_model import Ridge
 from rtdsae.model.family import Family
 from rtdsae.model.session import Session
 from rtdsae.recordings import Recording
+from rtdsae.recordings.segments import lengths_of
 
 __all__ = ["Alignment", "align", "align_session", "learnt"]
 
@@ -119,13 +120,13 @@ def shared_conditions(recordings: Sequence[Recording]) -> list[str]:
 
 def usual_bins(recording: Recording, conditions: Sequence[str]) -> int:
     """A length that half of each condition's training trials reach: a trial that was cut short does not count."""
-    lengths = np.diff(recording.segments, axis=1)[:, 0]
+    lengths = lengths_of(recording.segments)
     return min(int(np.median(lengths[trials_of(recording, c)])) for c in conditions)
 
 
 def averages(session: Session, recording: Recording, conditions: Sequence[str], bins: int) -> np.ndarray:
     """The mean over training trials of each condition's first bins, normalised: (conditions, bins, C)."""
-    long_enough = recording.segments[:, 1] - recording.segments[:, 0] >= bins
+    long_enough = lengths_of(recording.segments) >= bins
     means = []
     for condition in conditions:  # one after another: as floats the whole recording might not fit into memory
         firsts = recording.segments[trials_of(recording, condition) & long_enough, 0]

@@ -9,6 +9,7 @@ from sklearn.metrics import r2_score
 
 from rtdsae.model.family import Family
 from rtdsae.recordings import Recording
+from rtdsae.recordings.segments import lengths_of
 from rtdsae.train.latents import modelled_bins, segment_outputs
 from rtdsae.train.windows import Tensors
 
@@ -71,4 +72,4 @@ def factors_and_behaviour(family: Family, tensors: Tensors, split: str, min_bins
 def split_segments(recording: Recording, split: str, min_bins: int) -> np.ndarray:
     """The segments of a split that have at least so many bins, (n, 2)."""
     segments = recording.segments[recording.in_split(split)]
-    return segments[segments[:, 1] - segments[:, 0] >= min_bins]
+    return segments[lengths_of(segments) >= min_bins]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rtdsae.recordings import Recording
-from rtdsae.recordings.segments import scraps
+from rtdsae.recordings.segments import lengths_of, scraps
 
 __all__ = ["TAUGHT", "Choice", "choose"]
 
@@ -51,8 +51,8 @@ def choose(recordings: Sequence[Recording], family: str = "lfads", taught: bool 
         taught: whether the model has a teacher (`data.teacher`).
     """
     first = recordings[0]
-    lengths = np.concatenate([lengths_of(r, "train") for r in recordings])
-    held_back = min(int(lengths_of(r, "valid").max(initial=0)) for r in recordings)
+    lengths = np.concatenate([lengths_of(r.segments[r.in_split("train")]) for r in recordings])
+    held_back = min(int(lengths_of(r.segments[r.in_split("valid")]).max(initial=0)) for r in recordings)
     choices = [FAMILY] if family == FAMILY.value else []
     s, r, window = window_of(first.bin_width_s, lengths, held_back)
     choices += [Choice("window.anchor_bins", s, window), Choice("window.horizon_bins", r, window)]
@@ -71,12 +71,6 @@ def choose(recordings: Sequence[Recording], family: str = "lfads", taught: bool 
     choices.append(Choice("fit.patience", max(20, epochs // 4), "a quarter of the epochs without a better score"))
     choices.append(Choice("fit.learning_rate", 3e-3, f"for batches of {BATCH}, falling to a tenth"))
     return choices
-
-
-def lengths_of(recording: Recording, split: str) -> np.ndarray:
-    """How many bins each segment of a split has, (n,)."""
-    lengths: np.ndarray = np.diff(recording.segments[recording.in_split(split)])[:, 0]
-    return lengths
 
 
 def window_of(bin_width_s: float, lengths: np.ndarray, held_back: int) -> tuple[int, int, str]:

@@ -12,6 +12,7 @@ from rtdsae.errors import ConfigError
 from rtdsae.model.family import Dims, Neurons
 from rtdsae.model.priors import Labelled
 from rtdsae.recordings import Recording
+from rtdsae.recordings.segments import lengths_of
 from rtdsae.train.config import TrainConfig
 
 __all__ = [
@@ -59,7 +60,7 @@ def dims_of(recordings: Sequence[Recording], config: TrainConfig) -> Dims:
         n_external=len(first.external_labels),
         n_behaviour=len(first.behaviour_labels),
         n_labels=len(vocabulary(recordings)),
-        n_sequences=int(sum((np.diff(segments, axis=1) >= least).sum() for segments in trained)),
+        n_sequences=int(sum((lengths_of(segments) >= least).sum() for segments in trained)),
         bin_width_s=first.bin_width_s,
         anchor_bins=config.window.anchor_bins,
         horizon_bins=config.window.horizon_bins,

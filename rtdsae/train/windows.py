@@ -12,6 +12,7 @@ from torch import Tensor
 from rtdsae.errors import TrainingError
 from rtdsae.model.priors import Context
 from rtdsae.recordings import Recording
+from rtdsae.recordings.segments import lengths_of
 
 __all__ = ["Batch", "SessionWindows", "Tensors", "Windows", "entries_apart"]
 
@@ -113,13 +114,13 @@ class Windows:
     def __init__(self, recording: Recording, split: str, bins: int, stride: int) -> None:
         chosen = np.flatnonzero(recording.in_split(split))
         segments = recording.segments[chosen]
-        long_enough = segments[:, 1] - segments[:, 0] >= bins
+        long_enough = lengths_of(segments) >= bins
         self.index = chosen[long_enough]  # in the recording's own segments
         self.segments = segments[long_enough]
         self.too_short = len(segments) - len(self.segments)
         self.bins, self.stride = bins, stride
         if len(self.segments) == 0:
-            longest = int(max((s[1] - s[0] for s in segments), default=0))
+            longest = lengths_of(segments).max(initial=0)
             raise TrainingError(
                 f"no {split} segment holds a window of {bins} bins (window.anchor_bins + window.horizon_bins): "
                 f"the longest of {len(segments)} has {longest}; lower one of the two, or choose other splits"
@@ -127,7 +128,7 @@ class Windows:
 
     def per_segment(self) -> Tensor:
         """How many windows each segment has in an epoch, (n,)."""
-        lengths = torch.from_numpy(self.segments[:, 1] - self.segments[:, 0])
+        lengths = torch.from_numpy(lengths_of(self.segments))
         return -(-(lengths - self.bins) // self.stride) + 1
 
     def tiles(self) -> Tensor:
@@ -137,7 +138,7 @@ class Windows:
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """First bins of one epoch's windows, shuffled: as many in a segment as it has tiles, at random offsets."""
-        lengths = torch.from_numpy(self.segments[:, 1] - self.segments[:, 0])
+        lengths = torch.from_numpy(lengths_of(self.segments))
         segment = torch.repeat_interleave(torch.arange(len(lengths)), self.per_segment())
         room = (lengths - self.bins + 1)[segment]
         offset = (torch.rand(len(segment), generator=generator) * room).long()
@@ -203,6 +204,6 @@ class SessionWindows:
 
     def training_bins(self) -> Tensor:
         """Bins of the training segments, (T, n_neurons) float32: all, or evenly spaced ones of a long recording."""
-        bins = int((self.train.segments[:, 1] - self.train.segments[:, 0]).sum())
+        bins = int(lengths_of(self.train.segments).sum())
         every = -(-bins * self.tensors.counts.shape[1] // MOST_VALUES)
         return torch.cat([self.tensors.counts[a:b:every] for a, b in self.train.segments]).float()
