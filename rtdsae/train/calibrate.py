@@ -91,30 +91,19 @@ def calibrate(
         ExportError: ONNX Runtime's answer differs from torch's.
         TrainingError: no window fits, or the loss is not finite.
     """
-    manifest, path = source.manifest, config.data.paths[0]
+    path = config.data.paths[0]
     name = session or session_name(recording, path)
     bundles.check_replaceable(out, overwrite)
     check(source, recording, name, path, out.name)
     torch.set_num_threads(config.fit.threads)
     torch.manual_seed(config.fit.seed)
-    family, alignment = rebuild(source, recording, name, config)
-    index = len(family.sessions) - 1
-    bins, stride = manifest.anchor_bins + manifest.horizon_bins, manifest.horizon_bins
-    windows = SessionWindows(Tensors(recording), bins, stride, vocabulary([recording]), index=index)
-    training_bins = windows.training_bins()
-    family.use(index).session.fit(training_bins, training_bins[:, windows.tensors.heldin])
-    aligned = alignment is not None and align_session(family.session, recording, alignment)
-    likeliest_readout(family, windows)
+    family, windows, aligned = begin(source, recording, name, config)
     before, after = fit_session(family, windows, config, report)
-    info = describe(recording, path) | {"name": name}
-    sample = {
-        k: np.resize(v, (manifest.anchor_bins + CHECKED_BINS, v.shape[1])) for k, v in last_bins(recording).items()
-    }
-    made = session_files(family.use(index), sample, manifest.lanes)
-    write(source, family, out, info, made, command, overwrite)
-    return Calibrated(
-        bundles.load(out), name, aligned, before, after, behaviour_r2(source, family, windows.tensors, bins)
-    )
+    checked_bins = family.dims.anchor_bins + CHECKED_BINS
+    sample = {k: np.resize(v, (checked_bins, v.shape[1])) for k, v in last_bins(recording).items()}
+    made = session_files(family, sample, family.dims.lanes)
+    write(source, family, out, describe(recording, path) | {"name": name}, made, command, overwrite)
+    return Calibrated(bundles.load(out), name, aligned, before, after, behaviour_r2(source, family, windows))
 
 
 def check(source: Bundle, recording: Recording, name: str, path: str, bundle_name: str) -> None:
@@ -138,6 +127,22 @@ def check(source: Bundle, recording: Recording, name: str, path: str, bundle_nam
         raise ConfigError(f"{path} has bins of {recording.bin_width_s:g} s, the model {m.bin_width_s:g} s: bin it anew")
     if list(recording.external_labels) != m.external:
         raise ConfigError(f"{path} has the external inputs {list(recording.external_labels)}, the model {m.external}")
+
+
+def begin(source: Bundle, recording: Recording, name: str, config: TrainConfig) -> tuple[Family, SessionWindows, bool]:
+    """The bundle's model with a new session in use, as it is fitted without a gradient, and the session's windows.
+
+    Also whether the session began from condition averages that the model knows.
+    """
+    family, alignment = rebuild(source, recording, name, config)
+    dims, index = family.dims, len(family.sessions) - 1
+    bins = dims.anchor_bins + dims.horizon_bins
+    windows = SessionWindows(Tensors(recording), bins, dims.horizon_bins, vocabulary([recording]), index=index)
+    training_bins = windows.training_bins()
+    family.use(index).session.fit(training_bins, training_bins[:, windows.tensors.heldin])
+    aligned = alignment is not None and align_session(family.session, recording, alignment)
+    likeliest_readout(family, windows)
+    return family, windows, aligned
 
 
 def rebuild(source: Bundle, recording: Recording, name: str, config: TrainConfig) -> tuple[Family, Alignment | None]:
@@ -253,12 +258,12 @@ def write(
     bundles.write(out, manifest, files, overwrite=overwrite)
 
 
-def behaviour_r2(source: Bundle, family: Family, tensors: Tensors, least: int) -> float | None:
+def behaviour_r2(source: Bundle, family: Family, windows: SessionWindows) -> float | None:
     """R² of the validation part's behaviour by the read-out that the model came with; None where there is none."""
-    labels = list(tensors.recording.behaviour_labels)
+    labels = list(windows.tensors.recording.behaviour_labels)
     if family.behaviour is None or labels != source.manifest.behaviour_labels:
         return None
-    factors, actual = factors_and_behaviour(family, tensors, "valid", least)
+    factors, actual = factors_and_behaviour(family, windows.tensors, "valid", windows.valid.bins)
     with torch.no_grad():
         decoded = family.behaviour(torch.from_numpy(factors).float())
     return mean_r2(actual, decoded.numpy())
