@@ -110,14 +110,18 @@ class StaticPrior(nn.Module, ABC):
         return torch.zeros_like(context.windows)
 
 
+def mean_and_logvar(dim: int, config: Normal) -> tuple[nn.Parameter, nn.Parameter]:
+    """The parameters of `gaussian` and `tiled`, (dim,) each: fixed or learnt."""
+    mean, logvar = torch.zeros(dim), torch.full((dim,), math.log(config.variance))
+    return nn.Parameter(mean, config.train_mean), nn.Parameter(logvar, config.train_variance)
+
+
 class LearnableGaussian(StaticPrior):
     """`gaussian`: μ and κ, each fixed or learnt."""
 
     def __init__(self, dim: int, config: Normal) -> None:
         super().__init__()
-        self.mean = nn.Parameter(torch.zeros(dim), requires_grad=config.train_mean)
-        logvar = torch.full((dim,), math.log(config.variance))
-        self.logvar = nn.Parameter(logvar, requires_grad=config.train_variance)
+        self.mean, self.logvar = mean_and_logvar(dim, config)
 
     def forward(self, context: Context) -> Gaussian:
         """The prior of each window, (B, D)."""
@@ -313,9 +317,7 @@ class TiledPrior(DynamicPrior):
 
     def __init__(self, dim: int, config: Tiled) -> None:
         super().__init__(dim)
-        self.mean = nn.Parameter(torch.zeros(dim), requires_grad=config.train_mean)
-        logvar = torch.full((dim,), math.log(config.variance))
-        self.logvar = nn.Parameter(logvar, requires_grad=config.train_variance)
+        self.mean, self.logvar = mean_and_logvar(dim, config)
 
     def forward(self, z: Tensor, memory: Tensor) -> tuple[Gaussian, Tensor]:
         """N(μ, κ)."""
