@@ -9,8 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ["LSLAPICFG"] = str(Path(__file__).parent.parent / "configs" / "lsl_loopback.cfg")
+
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")  # how long an example takes says nothing on a computer that does something else too
 
 # Several processes share the tests (`-n`), each a file at a time. Those with streams, daemons and browsers have one of
 # them to themselves, one after another: they need time at once, and the documentation's pages the ports that they name.

@@ -312,7 +312,7 @@ def streams(draw):
 cuts = st.lists(st.integers(0, 60), max_size=8)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(streams(), st.sampled_from([1, 2, 3, 5]), st.sampled_from(["sum", "mean"]), cuts)
 def test_any_chunking_gives_the_same_bins_and_every_sample_is_accounted_for(stream, k, reduce, cuts):
     period, values, stamps = stream
@@ -375,7 +375,6 @@ def test_samples_are_added_up_in_their_order_in_chunks_too():
         assert bins.counts[0, 0] == np.float32(1 + 2.0**-23)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 7), st.integers(0, 99), cuts)
 def test_every_good_value_is_in_its_bin(k, seed, cuts):
     values = np.random.default_rng(seed).poisson(2.0, (60, 3)).astype(np.float64)
@@ -541,7 +540,7 @@ def test_bad_spikes_spoil_no_bin():
     assert (binner.counters.nan, binner.counters.overflow) == (4, 1)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.tuples(

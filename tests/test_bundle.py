@@ -10,7 +10,7 @@ import zipfile
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rtdsae import bundle
@@ -149,7 +149,6 @@ def sealed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", TWO_FILES)
-@settings(deadline=None)
 @given(data=st.data())
 def test_any_one_byte_changed_is_refused(sealed, name, data):
     original = (sealed / name).read_bytes()
@@ -535,7 +534,6 @@ def test_a_golden_run_that_unpacks_without_end_is_refused(folder, monkeypatch):
     assert "unpacks to" in refusal(folder)
 
 
-@settings(deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("name", ["golden.npz", "weights.npz"])
 def test_arrays_damaged_by_their_author_are_read_or_refused(sealed, name, data):

@@ -42,7 +42,7 @@ def still(velocity):
 # the game -------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=SEEDS, latency_s=st.sampled_from([0.0, 0.05, 0.1]))
 def test_who_decodes_without_error_reaches_every_target(seed, latency_s):
     _, trials = rehearsal.rehearse(as_intended, 30, latency_s=latency_s, seed=seed)
@@ -51,7 +51,7 @@ def test_who_decodes_without_error_reaches_every_target(seed, latency_s):
     assert min(trial.straight_cm / trial.travelled_cm for trial in trials) > 0.8
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=SEEDS)
 def test_who_decodes_nothing_reaches_what_comes_to_them_alone(seed):
     _, trials = rehearsal.rehearse(still, 30, seed=seed)
@@ -70,7 +70,6 @@ def test_latency_costs_a_user_who_does_not_know_of_it():
     assert np.all(costs > 0.03), times  # each 50 ms comes at least once into every reach
 
 
-@settings(deadline=None)
 @given(seed=SEEDS)
 def test_targets_are_within_reach_and_apart_and_depend_on_the_seed_alone(seed):
     places = list(islice(game.targets(TASK, seed), 30))
@@ -98,7 +97,6 @@ def test_a_target_counts_once_the_cursor_has_stayed_and_the_way_is_what_it_went(
     assert trial.straight_cm == pytest.approx(np.linalg.norm(way))
 
 
-@settings(deadline=None)
 @given(
     times=st.lists(st.floats(0, 100), max_size=40).map(sorted),
     delay_s=st.floats(0, 10),
@@ -117,7 +115,6 @@ def test_a_delay_line_gives_everything_in_order_and_exactly_so_late(times, delay
     assert taken == [(at + delay_s, i) for i, at in enumerate(times)]
 
 
-@settings(deadline=None)
 @given(latency_s=st.floats(0, 0.5), speed=st.floats(-10, 10), looks=st.lists(st.floats(0, 1), max_size=30).map(sorted))
 def test_a_velocity_moves_the_cursor_from_when_it_is_due_until_it_is_too_old(latency_s, speed, looks):
     steering = game.Steering(game.Game(TASK, seed=0), latency_s, at=0.0)
@@ -129,9 +126,6 @@ def test_a_velocity_moves_the_cursor_from_when_it_is_due_until_it_is_too_old(lat
 
 
 # user and neurons -----------------------------------------------------------------------------------------------------
-
-
-@settings(deadline=None)
 @given(x=st.floats(-20, 20), y=st.floats(-20, 20), feedback_s=st.floats(0, 0.5))
 def test_the_user_wants_to_the_target_not_too_fast_and_not_before_it_is_seen(x, y, feedback_s):
     user, way = users.User(feedback_s), np.array([x, y])
@@ -204,7 +198,7 @@ TRIALS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(trials=TRIALS, more_s=st.floats(0, 1))
 def test_scores_are_of_what_was_played(trials, more_s):
     found, n = scores.scores(trials), sum(trial.acquired for trial in trials)

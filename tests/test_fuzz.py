@@ -109,7 +109,7 @@ def check(outcome):
     return kind
 
 
-fuzzing = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzzing = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def test_the_toy_itself_is_served(reader, folder):
@@ -277,7 +277,6 @@ def test_any_mutated_manifest_is_served_or_refused(reader, folder, changes, anch
     check(reader.tries(with_manifest(folder, manifest), anchor=anchor))
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(list(SEALED)) | st.text(max_size=8), json_values) | json_values)
 def test_any_json_is_no_manifest(folder, value):
     put(folder, FILES, json.dumps(value).encode())

@@ -8,7 +8,7 @@ from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rtdsae import wire
@@ -92,7 +92,6 @@ def test_schema_frame_is_its_topic_and_plain_json():
     }
 
 
-@settings(deadline=None)
 @given(schemas, st.data(), U32, U64, U64, FLOATS, FLOATS, FLOATS, U16)
 def test_any_header_and_payload_round_trips(schema, data, run, seq, bin, t_bin, t_in, t_out, flags):
     values = np.array(data.draw(st.lists(st.floats(width=32), min_size=schema.count, max_size=schema.count)), "<f4")
@@ -114,7 +113,6 @@ def test_any_header_and_payload_round_trips(schema, data, run, seq, bin, t_bin, 
     assert [bound[a.name].shape for a in schema.arrays] == [a.shape for a in schema.arrays]
 
 
-@settings(deadline=None)
 @given(schemas)
 def test_any_schema_round_trips_with_its_id(schema):
     received = decode(schema.encode())
@@ -167,7 +165,6 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(st.dictionaries(printable, json_values))
 def test_any_status_round_trips(fields):
     frame = encode_status(fields)
@@ -203,13 +200,11 @@ def decodes_or_refuses(frame):
 topics = st.sampled_from([wire.LATENTS, wire.SCHEMA, wire.STATUS, b""])
 
 
-@settings(deadline=None)
 @given(topics, st.binary(max_size=200))
 def test_any_bytes_decode_or_are_refused(topic, rest):
     decodes_or_refuses(topic + rest)
 
 
-@settings(deadline=None)
 @given(topics, json_values | st.dictionaries(st.sampled_from(list(json.loads(SCHEMA.json))), json_values))
 def test_any_json_decodes_or_is_refused(topic, value):
     decodes_or_refuses(topic + json.dumps(value).encode())
@@ -218,7 +213,6 @@ def test_any_json_decodes_or_is_refused(topic, value):
 VALID = [latents_frame(), SCHEMA.encode(), encode_status({"bins": 5, "stream": {"connected": True}})]
 
 
-@settings(deadline=None)
 @given(st.sampled_from(VALID), st.data())
 def test_mutated_valid_frames_decode_or_are_refused(frame, data):
     mutated = bytearray(frame)

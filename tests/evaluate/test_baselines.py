@@ -39,7 +39,7 @@ def test_ridge_finds_a_straight_line_and_leaves_noise_alone():
     assert abs(r2(noise[2][1], baselines.ridge(noise[0], noise[1])(noise[2][0])).mean()) < 0.05
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000))
 def test_shifted_behaviour_scores_nothing_and_the_real_one_beats_every_shift(seed):
     rng = np.random.default_rng(seed)
@@ -52,7 +52,7 @@ def test_shifted_behaviour_scores_nothing_and_the_real_one_beats_every_shift(see
     assert real > null.max()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000))
 def test_behaviour_that_is_unrelated_is_within_its_shifts(seed):
     rng = np.random.default_rng(seed)

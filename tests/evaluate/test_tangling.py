@@ -55,7 +55,7 @@ def test_conditions_tangle_with_one_another():
     assert tangling(there_and_back, BIN_S) == pytest.approx((2 * OMEGA) ** 2 / 0.1, rel=0.05)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(x=hnp.arrays(float, (2, 5, 3), elements=st.integers(-20, 20)).filter(lambda x: np.ptp(x, (0, 1)).any()))
 def test_every_pair_is_looked_at(x):
     assert tangling(x, 0.05).ravel() == pytest.approx(by_loops(x, 0.05), abs=1e-6)
@@ -69,7 +69,7 @@ def test_chunks_are_not_seen(monkeypatch):
     assert whole.ravel() == pytest.approx(by_loops(x, 0.02))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(scale=st.floats(0.01, 100), shift=st.floats(-10, 10), slower=st.floats(0.1, 10))
 def test_only_time_has_a_unit(scale, shift, slower):
     assert tangling(EIGHT * scale + shift, BIN_S) == pytest.approx(tangling(EIGHT, BIN_S), rel=1e-6)

@@ -16,7 +16,7 @@ log_means = st.floats(-12, 6)
 counts = st.integers(0, 300)
 reals = st.floats(-20, 20)
 logits = st.floats(-6, 6)
-quick = settings(max_examples=100, deadline=None)
+quick = settings(max_examples=100)
 
 
 def made(kind: str, n_neurons: int = 1, **parameters: float):

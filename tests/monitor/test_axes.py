@@ -31,7 +31,7 @@ def test_they_are_the_leading_principal_directions():
     np.testing.assert_allclose(projected.mean(axis=0), 0, atol=0.5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.integers(2, 12))
 def test_they_never_jump(seed, n_columns):
     rng = np.random.default_rng(seed)

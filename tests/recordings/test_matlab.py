@@ -215,7 +215,7 @@ def whole(tmp_path_factory, request):
     return save(path, {"trial_data": trials()}, request.param).read_bytes()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     edits=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), max_size=3),
     kept=st.just(1.0) | st.floats(0, 1),

@@ -114,7 +114,7 @@ def test_nothing_is_unpickled(tmp_path, suffix):
     assert not (tmp_path / "written").exists()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     edits=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), max_size=3),
     kept=st.just(1.0) | st.floats(0, 1),

@@ -74,7 +74,6 @@ def test_units_without_trials_are_one_segment_on_the_daemons_grid(tmp_path):
     assert recording.session == "a"
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 400).map(lambda k: k / 1000) | st.floats(0, 0.4), min_size=1, max_size=60),
     st.sampled_from([0.001, 0.02, 0.03, 1 / 30, 1 / 128, 0.0007]),
@@ -274,7 +273,7 @@ def test_a_truncated_file_is_refused(tmp_path, whole, kept):
     refused(tmp_path / "a.nwb", "not a readable HDF5 file|neither HDF5")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4))
 def test_a_damaged_file_is_read_or_refused_in_one_line(tmp_path, whole, edits):
     data = bytearray(whole)

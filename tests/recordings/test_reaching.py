@@ -127,7 +127,7 @@ def test_recent_bins_tell_velocity_and_push(made):
         assert r2(targets[test].reshape(-1, 3)[:, column], decoded[:, column]) > least
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=SEEDS, session=SEEDS, take=SEEDS, seconds=st.sampled_from([None, 1.7]))
 def test_the_same_numbers_are_the_same_recording(seed, session, take, seconds):
     def make(**other):
@@ -138,7 +138,7 @@ def test_the_same_numbers_are_the_same_recording(seed, session, take, seconds):
     assert len({make(**other).hash for other in others}) == 4
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=SEEDS, sessions=st.lists(SEEDS, min_size=2, max_size=2, unique=True), take=SEEDS)
 @pytest.mark.parametrize("seconds", [None, 5.0])
 def test_sessions_share_the_hand_and_have_other_neurons(seconds, seed, sessions, take):

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rtdsae.errors import RecordingError
@@ -27,7 +27,6 @@ def recording(lengths, gap=1, seed=0):
     )
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(1, 5))
 def test_counts_are_added_up_and_the_rest_is_averaged(lengths, k):
     fine = recording(np.array(lengths))

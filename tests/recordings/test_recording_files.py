@@ -71,7 +71,7 @@ def small(**parts) -> Recording:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(original=recordings())
 def test_what_is_saved_is_loaded(tmp_path, suffix, original):
     path = tmp_path / f"session{suffix}"
@@ -163,7 +163,7 @@ def test_a_truncated_file_is_refused(tmp_path, suffix, part):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), value=st.integers(1, 255))
 def test_a_damaged_file_is_refused_or_read(tmp_path, suffix, place, value):
     path, original = tmp_path / f"a{suffix}", small(session="mondäy", conditions=["x"])

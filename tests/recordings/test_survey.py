@@ -206,7 +206,7 @@ def test_the_summary_counts_what_there_is():
     assert json.loads(json.dumps(dataclasses.asdict(found)))["duplicated"] == [["ch2", "ch9"]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     hnp.arrays(
         st.sampled_from([np.uint8, np.float32]),

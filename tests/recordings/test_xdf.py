@@ -199,7 +199,7 @@ def whole():
     return file.add("marks", [["go"], ["stop"]], [100.5, 101.5], type="Markers", fmt="string").bytes()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     edits=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), max_size=4),
     kept=st.sampled_from([1.0, 1.0]) | st.floats(0, 1),

@@ -392,7 +392,7 @@ def fuzzed():
     endpoints.close()
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(frames=st.lists(FRAME, min_size=1, max_size=6))
 def test_whatever_is_sent_is_answered_in_json_and_the_next_request_too(fuzzed, frames):
     dealer, honest = fuzzed

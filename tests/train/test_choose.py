@@ -67,7 +67,7 @@ def test_sizes_grow_with_the_channels_and_sessions_meet():
     assert chosen(trials(), trials(neurons=20))["model.readin_dim"] > 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lengths=st.lists(st.integers(2, 400), min_size=12, max_size=30),
     width=st.floats(0.001, 0.2),
