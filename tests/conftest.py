@@ -26,6 +26,7 @@ ALONGSIDE |= {
     "test_offline",
     "test_shipped_models",
     "test_site",
+    "test_tools",
     "test_training",
     "test_wire",
 }
