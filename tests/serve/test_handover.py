@@ -86,7 +86,8 @@ def test_no_bin_is_missing_and_each_is_its_models(tmp_path):
 
 def test_history_reaches_back_over_several_swaps(tmp_path):
     old, new = Toy(**SAME), Toy(**SAME, seed=3)
-    with serving(tmp_path, old, old.counts(6000)) as (served, control):
+    auto = ("--provider", "auto")  # swaps run on what was chosen at the start
+    with serving(tmp_path, old, old.counts(6000), *auto) as (served, control):
         bundles = [new.write(tmp_path / "new"), served.bundle]
         seqs = [control.swap(bundles[i % 2])["seq"] for i in range(4)]
         served.receive(lambda self: self.frames[-1].seq >= seqs[-1] + 20)
