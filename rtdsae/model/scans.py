@@ -13,6 +13,8 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["Control", "by_hand", "clipped_gru", "control_loop"]
 
+HELD = 1e4  # added to the sum of u, whose sigmoid then is 1 and its slope 0, exactly: the state is held
+
 
 def by_hand(x: Tensor) -> bool:
     """Whether gradients are wanted, and of plain floats: else the readable step is as quick, and the definition."""
@@ -88,22 +90,20 @@ def control_loop(
 class _ClippedGRU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gates: Tensor, first: Tensor, weight: Tensor, clip: float, observed: Tensor | None) -> Tensor:
-        cell = _Cell(first, weight, clip, gates.clone(memory_format=torch.contiguous_format))
-        seen = _seen(observed, len(gates))
+        cell = _Cell(first, weight, clip, gates.clone(memory_format=torch.contiguous_format), observed)
         for t in range(len(gates)):
             cell.recur(t)
-            cell.step(t, seen[t])
-        ctx.cell, ctx.seen = cell, seen
+            cell.step(t)
+        ctx.cell = cell
         return cell.states.detach()[1:]  # not a view of what ctx holds: that would be a cycle, never freed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_states: Tensor) -> tuple[Tensor | None, ...]:
-        cell, seen = ctx.cell, ctx.seen
-        back = _Back(cell, torch.empty_like(cell.gates))
-        d_state = torch.zeros_like(cell.states[0])
-        for t in reversed(range(len(seen))):
-            d_state = back.step(t, d_state + d_states[t], seen[t])
+        back = _Back(ctx.cell, torch.empty_like(ctx.cell.gates))
+        d_state, d_state_at = torch.zeros_like(d_states[0]), d_states.unbind()
+        for t in reversed(range(len(d_states))):
+            d_state = back.step(t, d_state.add_(d_state_at[t]))
             back.recur(t, d_state)
         return back.gates, d_state, back.weight(), None, None
 
@@ -121,60 +121,59 @@ class _ControlLoop(torch.autograd.Function):
         p = Control(*parts)
         n_bins, n_con, n_z = len(p.con_gates), p.con_gates.shape[2], len(p.alpha)
         gates = torch.cat([p.con_gates, p.gen_gates], 2)
-        con = _Cell(p.con, p.con_weight, clip, gates[..., :n_con])
+        con = _Cell(p.con, p.con_weight, clip, gates[..., :n_con], observed)
         gen = _Cell(p.gen, p.gen_weight, clip, gates[..., n_con:])
-        from_gen = torch.cat([p.feedback, gen.weight_ru], 1)
+        from_gen, to_head = torch.cat([p.feedback, gen.weight_ru], 1), p.head_weight.T
         zs, heads = p.con.new_zeros(n_bins + 1, len(p.con), n_z), p.con.new_empty(n_bins, len(p.con), 2 * n_z)
-        prior_spread, seen = (0.5 * p.logvar).exp(), _seen(observed, n_bins)
-        fed, to_head = gates[..., : from_gen.shape[1]].unbind(), p.head_weight.T
+        noise = torch.zeros_like(zs[1:]) if noise is None else noise
+        innovations, gaps = (0.5 * p.logvar).exp() * noise, _gaps(observed)
+        fed, head, z, eps, innovation = (
+            x.unbind() for x in (gates[..., : from_gen.shape[1]], heads, zs, noise, innovations)
+        )
+        mean, log = (part.unbind() for part in heads.split(n_z, 2))
         for t in range(n_bins):
             fed[t].addmm_(gen.state[t], from_gen)
             con.recur(t)
-            con.step(t, seen[t])
-            mean, log = torch.addmm(p.head_bias, con.state[t + 1], to_head, out=heads[t]).split(n_z, 1)
-            z = mean if noise is None else torch.addcmul(mean, log.exp().add_(min_var).sqrt_(), noise[t])
-            if (here := seen[t]) is not None:
-                forecast = p.alpha * zs[t] if noise is None else p.alpha * zs[t] + prior_spread * noise[t]
-                z = torch.lerp(forecast, z, here)
-            zs[t + 1] = z
-            gen.gate[t].addmm_(z, p.z_weight)
-            gen.step(t, None)
+            con.step(t)
+            torch.addmm(p.head_bias, con.state[t + 1], to_head, out=head[t])
+            torch.addcmul(mean[t], log[t].exp().add_(min_var).sqrt_(), eps[t], out=z[t + 1])
+            if (gap := gaps[t]) is not None:
+                z[t + 1].lerp_(torch.addcmul(innovation[t], p.alpha, z[t]), gap)
+            gen.gate[t].addmm_(z[t + 1], p.z_weight)
+            gen.step(t)
         ctx.p, ctx.con, ctx.gen, ctx.zs, ctx.heads, ctx.from_gen = p, con, gen, zs, heads, from_gen
-        ctx.noise, ctx.seen, ctx.min_var = noise, seen, min_var
+        ctx.noise, ctx.gaps, ctx.min_var = noise, gaps, min_var
         return gen.states.detach()[1:], zs.detach()[1:], heads.detach()  # as above: no views
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_gens: Tensor, d_zs: Tensor, d_heads: Tensor) -> tuple[Tensor | None, ...]:
         p, con, gen, zs, noise, from_gen = ctx.p, ctx.con, ctx.gen, ctx.zs, ctx.noise, ctx.from_gen
-        n_bins, n_con, n_z = len(zs) - 1, p.con_gates.shape[2], len(p.alpha)
+        n_bins, n_con, n_z = len(noise), p.con_gates.shape[2], len(p.alpha)
         d_gates = torch.empty(n_bins, len(p.con), n_con + 3 * gen.d, dtype=zs.dtype, device=zs.device)
         back_con, back_gen = _Back(con, d_gates[..., :n_con]), _Back(gen, d_gates[..., n_con:])
         fed, d_heads = d_gates[..., : from_gen.shape[1]], d_heads.clone()
-        d_fed, d_means, d_logs = fed.unbind(), d_heads[..., :n_z].unbind(), d_heads[..., n_z:].unbind()
-        to_gen, to_z = from_gen.T, p.z_weight.T
         variances = ctx.heads[..., n_z:].exp()
-        slopes = None if noise is None else 0.5 * noise * variances / (variances + ctx.min_var).sqrt()
-        d_gen, d_con = torch.zeros_like(p.gen), torch.zeros_like(p.con)
-        d_z_before: Tensor | None = None  # what z got as the one before, at a gap
-        d_alpha, d_spread = torch.zeros_like(p.alpha), torch.zeros_like(p.alpha)
+        slopes = 0.5 * noise * variances / (variances + ctx.min_var).sqrt()
+        d_forecasts = torch.zeros_like(noise)  # of what the prior gave at gaps
+        d_fed, d_head, d_gen_at, d_z_at, slope, d_forecast = (
+            x.unbind() for x in (fed, d_heads, d_gens, d_zs, slopes, d_forecasts)
+        )
+        d_mean, d_log = (part.unbind() for part in d_heads.split(n_z, 2))
+        to_gen, to_z = from_gen.T, p.z_weight.T
+        d_gen, d_con, d_z_before = torch.zeros_like(p.gen), torch.zeros_like(p.con), None
         for t in reversed(range(n_bins)):
-            d_gen = back_gen.step(t, d_gen + d_gens[t], None)
-            d_z = torch.addmm(d_zs[t], back_gen.gate[t], to_z)
+            d_gen = back_gen.step(t, d_gen.add_(d_gen_at[t]))
+            d_z = torch.addmm(d_z_at[t], back_gen.gate[t], to_z)
             if d_z_before is not None:
                 d_z += d_z_before
             d_z_before = None
-            if (here := ctx.seen[t]) is not None:
-                d_forecast = d_z * (1 - here)
-                d_z -= d_forecast
-                d_z_before = d_forecast * p.alpha
-                d_alpha += (d_forecast * zs[t]).sum(0)
-                if noise is not None:
-                    d_spread += (d_forecast * noise[t]).sum(0)
-            d_means[t].add_(d_z)
-            if slopes is not None:
-                d_logs[t].addcmul_(d_z, slopes[t])
-            d_con = back_con.step(t, d_con.addmm_(d_heads[t], p.head_weight), ctx.seen[t])
+            if (gap := ctx.gaps[t]) is not None:
+                d_z -= torch.mul(d_z, gap, out=d_forecast[t])
+                d_z_before = d_forecast[t] * p.alpha
+            d_mean[t].add_(d_z)
+            d_log[t].addcmul_(d_z, slope[t])
+            d_con = back_con.step(t, d_con.addmm_(d_head[t], p.head_weight))
             back_con.recur(t, d_con)
             d_gen.addmm_(d_fed[t], to_gen)
         d_from_gen = _product(gen.states[:-1], fed)
@@ -190,8 +189,8 @@ class _ControlLoop(torch.autograd.Function):
             feedback=d_from_gen[:, :n_con],
             head_weight=_product(d_heads, con.states[1:]),
             head_bias=d_heads.sum((0, 1)),
-            alpha=d_alpha,
-            logvar=0.5 * d_spread * (0.5 * p.logvar).exp(),
+            alpha=(d_forecasts * zs[:-1]).sum((0, 1)),
+            logvar=(d_forecasts * noise).sum((0, 1)) * 0.5 * (0.5 * p.logvar).exp(),
         )
         return None, None, None, None, *d_parts
 
@@ -200,17 +199,25 @@ class _Cell:
     """A clipped GRU's run: its states, and what the way back needs of each bin.
 
     `gates` (T, B, 3 D) holds what is summed up into r, u and n, and then r, u and n themselves. What is named in the
-    singular is a list over bins of views: cutting them out costs more than most of the operations.
+    singular is a list over bins of views: cutting them out costs more than most of the operations. Where `observed`,
+    (T, B, 1), is 0 the state is held, whatever its bound.
     """
 
-    def __init__(self, first: Tensor, weight: Tensor, clip: float, gates: Tensor) -> None:
+    def __init__(
+        self, first: Tensor, weight: Tensor, clip: float, gates: Tensor, observed: Tensor | None = None
+    ) -> None:
         n_bins, n, d = len(gates), *first.shape
-        self.d, self.clip, self.gates = d, clip, gates
+        self.d, self.gates = d, gates
         self.may_clip = clip < 1 or bool(first.abs().amax() > clip)  # a new state lies between the old one and ±1
+        bound = first.new_full((n_bins, 1, 1), clip)
         self.states = first.new_empty(n_bins + 1, n, d)
         self.states[0] = first
         self.resets = first.new_empty(n_bins, n, d)  # r ⊙ h
         self.minus_one = first.new_tensor(-1.0)
+        if observed is not None:
+            gates[..., d : 2 * d].add_((1 - observed) * HELD)
+            bound = bound.where(observed > 0, torch.inf)
+        self.bound = bound.unbind()
         self.weight_ru, self.weight_n = (part.contiguous() for part in weight.split([2 * d, d], 1))
         self.state, self.reset, self.gate = self.states.unbind(), self.resets.unbind(), gates.unbind()
         self.ru = gates[..., : 2 * d].unbind()
@@ -220,8 +227,8 @@ class _Cell:
         """Adds the state before bin t to the sums of r and u."""
         self.ru[t].addmm_(self.state[t], self.weight_ru)
 
-    def step(self, t: int, seen: Tensor | None) -> None:
-        """From the sums of bin t, n's without its recurrent part, to the state; held where `seen` is 0."""
+    def step(self, t: int) -> None:
+        """From the sums of bin t, n's without its recurrent part, to the state."""
         state, new, n = self.state[t], self.state[t + 1], self.n[t]
         self.ru[t].sigmoid_()
         torch.mul(self.r[t], state, out=self.reset[t])
@@ -229,9 +236,7 @@ class _Cell:
         torch.add(self.minus_one, n, alpha=2, out=n)  # tanh, in half the time
         torch.lerp(n, state, self.u[t], out=new)
         if self.may_clip:
-            new.clamp_(-self.clip, self.clip)
-        if seen is not None:
-            torch.lerp(state, new, seen, out=new)
+            torch.clamp(new, -self.bound[t], self.bound[t], out=new)
 
 
 class _Back:
@@ -243,22 +248,18 @@ class _Back:
         self.ru = gates[..., : 2 * cell.d].unbind()
         self.r, self.u, self.n = (part.unbind() for part in gates.split(cell.d, 2))
 
-    def step(self, t: int, d_new: Tensor, seen: Tensor | None) -> Tensor:
+    def step(self, t: int, d_new: Tensor) -> Tensor:
         """From the gradient of the state after bin t to that of the one before, but for what went through `recur`."""
         c, state, r, u, n = self.cell, self.cell.state[t], self.cell.r[t], self.cell.u[t], self.cell.n[t]
-        kept = None if seen is None else d_new * (1 - seen)
-        if kept is not None:
-            d_new = d_new - kept
         if c.may_clip:
-            d_new = d_new * (c.state[t + 1].abs() < c.clip)
+            d_new = d_new * (c.state[t + 1].abs() < c.bound[t])
         d_state = d_new * u
         torch.ops.aten.tanh_backward.grad_input(d_new - d_state, n, grad_input=self.n[t])
         d_reset = torch.mm(self.n[t], self.from_n)
         torch.mul(d_reset, state, out=self.r[t])
         torch.sub(state, n, out=self.u[t]).mul_(d_new)
         torch.ops.aten.sigmoid_backward.grad_input(self.ru[t], c.ru[t], grad_input=self.ru[t])
-        d_state.addcmul_(d_reset, r)
-        return d_state if kept is None else d_state.add_(kept)
+        return d_state.addcmul_(d_reset, r)
 
     def recur(self, t: int, d_state: Tensor) -> None:
         """Adds what the state before bin t gave to the sums of r and u."""
@@ -271,12 +272,10 @@ class _Back:
         return torch.cat([_product(c.states[:-1], of_ru), _product(c.resets, of_n)], 1)
 
 
-def _seen(observed: Tensor | None, n_bins: int) -> list[Tensor | None]:
-    """Each bin's (B, 1) of `observed`, or None where nobody has a gap."""
-    if observed is None:
-        return [None] * n_bins
-    gaps = (observed.amin((1, 2)) < 1).tolist()
-    return [here if gap else None for here, gap in zip(observed.unbind(), gaps, strict=True)]
+def _gaps(observed: Tensor) -> list[Tensor | None]:
+    """Of each bin 1 where it is not observed, (B, 1), or None where nobody has a gap."""
+    gaps = 1 - observed
+    return [gap if any_ else None for gap, any_ in zip(gaps.unbind(), (gaps.amax((1, 2)) > 0).tolist(), strict=True)]
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
