@@ -157,6 +157,8 @@ def set_up(
         bins = session.training_bins()
         family.use(session.index).session.fit(bins, bins[:, session.tensors.heldin])
     align(family, recordings)
+    if teacher:
+        teacher.hand_on(family)
     optimizer = torch.optim.AdamW(family.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
     with absence_explained(fabric):
         loss, optimizer = fabric.setup(Loss(family, config.objective), optimizer)

@@ -2,8 +2,9 @@
 
 The teacher has seen the future, so what it says of a training bin is nearer to the truth than the spikes of that bin.
 The student's inputs are spikes drawn from the teacher's rates, others at every step, and its targets are those rates:
-it learns to infer them from the past, and the noise of the recording is not there to be learnt by heart. Validation
-and testing stay with the recorded spikes. Figures: docs/log.md, 2026-11-29.
+it learns to infer them from the past, and the noise of the recording is not there to be learnt by heart. A student of
+the teacher's own sizes begins with its weights. Validation and testing stay with the recorded spikes. Figures:
+docs/log.md, 2026-11-29 and -30.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from msgspec import structs
 from torch import Tensor
 
 from rtdsae.errors import ConfigError, TrainingError
@@ -50,6 +52,8 @@ class Teacher:
             raise TrainingError(f"data.teacher: {error}") from None
         self.hash = hashlib.sha256((path / "best.pt").read_bytes()).hexdigest()
         self._sessions = [run.data_hashes.index(recording.hash) for recording in recordings]
+        theirs = run.config.model
+        self._alike = structs.replace(config.model, causal=False, dropout=theirs.dropout) == theirs
 
     def teach(self, sessions: Sequence[SessionWindows], device: torch.device) -> None:
         """Gives each session's training windows what this makes of them.
@@ -63,6 +67,20 @@ class Teacher:
             with memory_explained(self._fit, session.train.bins):
                 session.expected = expected_counts(family, session, self._fit.windows_at_once)
         self._family.cpu()
+
+    def hand_on(self, student: Family) -> None:
+        """Has a student of the same sizes begin with the weights, so that it need not learn the dynamics again.
+
+        What reads an encoder of both directions has another shape in a causal model, and begins as it was.
+        """
+        if not self._alike:
+            return
+        own, known = student.state_dict(), self._family.state_dict()
+        shared = {name for name in own.keys() & known.keys() if not name.startswith("sessions.")}
+        fitting = {name: known[name] for name in shared if known[name].shape == own[name].shape}
+        student.load_state_dict(fitting, strict=False)
+        for mine, theirs in enumerate(self._sessions):
+            student.sessions[mine].load_state_dict(self._family.sessions[theirs].state_dict())
 
 
 def check(run: Run, config: TrainConfig, recordings: Sequence[Recording]) -> None:

@@ -15,12 +15,13 @@ from test_fit import FAMILIES, assert_equal, config, fit, interrupt_after, recor
 from rtdsae import bundle, recordings
 from rtdsae.cli import main
 from rtdsae.errors import ConfigError, TrainingError
+from rtdsae.model.families import make_family
 from rtdsae.recordings import Recording
 from rtdsae.train.choose import choose
 from rtdsae.train.config import Objective, calibration_config, make_config
 from rtdsae.train.objective import valid_scores
 from rtdsae.train.run import Run
-from rtdsae.train.sessions import prepare
+from rtdsae.train.sessions import dims_of, prepare
 from rtdsae.train.teacher import Teacher, shares
 from rtdsae.train.windows import SessionWindows, Tensors, Windows
 
@@ -141,6 +142,29 @@ def test_the_validation_is_of_recorded_spikes_and_the_model_learns(teacher, tmp_
     assert recorded["nll_heldout"] == pytest.approx(run.info["best_score"], abs=1e-5)
     saved = Run.open(run.path)
     assert (saved.config.data.teacher, len(saved.info["teacher"])) == (str(teacher), 64)
+
+
+def test_a_student_of_the_teachers_sizes_begins_with_its_weights(tmp_path):
+    both = [recording(i, neurons=6, session=f"day{i}") for i in range(2)]
+    model = msgspec.structs.replace(FAMILIES["lfads"], causal=False, readin_dim=4)
+    fit(tmp_path / "teacher", config(model, path=("a.h5", "b.h5"), epochs=2), data=both)
+    known = Run.open(tmp_path / "teacher").model().state_dict()
+
+    def begun(**changes):
+        """What of the teacher's weights a new student has, and what it has of its own."""
+        student = msgspec.structs.replace(model, causal=True, **changes)
+        c = msgspec.structs.replace(taught(tmp_path / "teacher"), model=student)
+        family = make_family(student, dims_of([both[1]], c))
+        before = {name: value.clone() for name, value in family.state_dict().items()}
+        Teacher(c, [prepare(both[1], c)]).hand_on(family)
+        theirs = {name: known[name.replace("sessions.0", "sessions.1")] for name in before}
+        taken = {n for n, value in family.state_dict().items() if torch.equal(value, theirs[n])}
+        return taken, {n for n, value in family.state_dict().items() if torch.equal(value, before[n])}
+
+    taken, own = begun(dropout=0.3)
+    assert taken > {"gen.cell.weight_h", "ic.head.linear.weight", "sessions.0.readout.linear.weight"}
+    assert {n for n in own if n not in taken} == {"con.weight_x"}
+    assert not begun(gen_dim=9)[0] & {"ic.head.linear.weight", "sessions.0.readout.linear.weight"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
