@@ -86,6 +86,7 @@ class Subscriber(Connection):
         self._schemas: dict[int, Schema] = {}
         self._waiting: deque[Latents] = deque(maxlen=MAX_WAITING)
         self._ready: deque[Latents] = deque()
+        self._waited_s = timeout_s  # for a bin, the last time
         self._asked_at = -math.inf
         self._arrived_at = -math.inf  # when the last bin did
         self._heard_at = -math.inf  # when the last message did, of any kind
@@ -139,8 +140,8 @@ class Subscriber(Connection):
         raise EndpointError(self.why_silent())
 
     def _deadline(self, timeout_s: float | None) -> float:
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        return math.inf if timeout_s is None else time.monotonic() + timeout_s
+        self._waited_s = self.timeout_s if timeout_s is None else timeout_s
+        return math.inf if self._waited_s is None else time.monotonic() + self._waited_s
 
     def _take(self, wait_s: float) -> bool:
         """Takes one message; False if none comes in time."""
@@ -240,8 +241,10 @@ class Subscriber(Connection):
                 self._on_hole(first, missing)
 
     def why_silent(self) -> str:
-        """What is known of why no bin came for `timeout_s`."""
-        waited = f"no bin from {self.endpoint} for {self.timeout_s:g} s"
+        """What is known of why no bin came, the last time that one was waited for."""
+        waited = f"no bin from {self.endpoint}"
+        if self._waited_s is not None:
+            waited = f"no bin from {self.endpoint} for {self._waited_s:g} s"
         quiet_s = time.monotonic() - self._heard_at
         if GONE_S <= quiet_s < math.inf:
             return f"{waited}, nothing at all for {quiet_s:.0f} s: has it stopped, or its computer, or is a cable out?"

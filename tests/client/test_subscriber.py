@@ -358,6 +358,14 @@ def test_silence_ends_the_loop_with_what_is_known(station, listen):
         next(iter(subscriber))
 
 
+@pytest.mark.parametrize("usual", [None, 20])
+def test_silence_is_told_of_as_long_as_it_was_waited_for(station, listen, usual):
+    subscriber = listen(station.endpoint, timeout_s=usual)
+    assert f"no bin from {station.endpoint}" in subscriber.why_silent()
+    assert subscriber.latest(0.1) is None
+    assert "for 0.1 s: is rtdsae serve running" in subscriber.why_silent()
+
+
 @pytest.mark.parametrize("spin", [0.002, 0.05])  # a part of each bin, and all of it
 def test_who_polls_gets_the_same_bins(station, listen, spin):
     subscriber = listen(station.endpoint, spin=spin)
