@@ -223,6 +223,10 @@ class Latents:
         where, shape = self.schema.slices[name]
         return self.payload[where].reshape(shape)
 
+    def __contains__(self, name: object) -> bool:
+        """Whether the bin has an array of this name; false while no schema is bound."""
+        return self.schema is not None and name in self.schema.slices
+
 
 class Status(Mapping[str, Any]):
     """The daemon's counters by name, as published: a read-only mapping."""

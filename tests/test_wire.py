@@ -134,6 +134,9 @@ def test_arrays_are_views_of_the_frame():
     for array in SCHEMA.arrays:
         assert np.shares_memory(message[array.name], np.frombuffer(frame, np.uint8))
         assert not message[array.name].flags.writeable
+        assert array.name in message
+        assert array.name not in decode(frame)
+    assert "nothing" not in message
     encoder = Encoder(SCHEMA, 1)
     encoder.payload["z"][1, 0] = 5
     assert encoder.encode(1, 1, 0.0, 0.0, 0.0) is encoder.frame
