@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 
 STATUS_PERIOD_S = 1.0
 CHORES_PERIOD_S = 0.02
+PATIENCE_S = 10.0  # with a stream of which nothing comes out
 DRAIN_S = 1.0  # for what has arrived and is not yet decoded, at the end
 LATE, SWAPPED = int(Flags.LATE), int(Flags.SWAPPED)
 
@@ -74,6 +75,7 @@ class Daemon:
         self._bins_late = 0
         self._last_pull = self._last_input = -np.inf
         self._next_chores = self._next_status = -np.inf
+        self._explain_at = np.inf
 
     def run(self) -> None:
         """Runs until a signal or a request to stop.
@@ -141,6 +143,7 @@ class Daemon:
             silence_s=self.settings.silence_s,
         )
         self._counters = self._intake.counters
+        self._explain_at = pylsl.local_clock() + max(PATIENCE_S, 2 * self._pipeline.n_anchor * self._bin_width_s)
         if self.settings.lsl_out:
             self._outlet = Outlet(self.settings.lsl_out, self._pipeline.schema)
         return True
@@ -293,6 +296,20 @@ class Daemon:
                 self._handover.past = ()
             self._last_status = self._status()
             self._publisher.send(encode_status(self._last_status))
+            if now >= self._explain_at:
+                self._explain_at = np.inf
+                self._explain()
+
+    def _explain(self) -> None:
+        """Says why a stream that is there brings no bin: its rate is another than it says, or its values are none."""
+        if self._seq == 0 and self._counters.gaps:
+            seen = ", ".join(f"{name} {n}" for name, n in dataclasses.asdict(self._counters).items() if n)
+            log.warning(
+                "nothing is published yet: no %d bins came without a gap, on which to anchor the model (%s); does the "
+                "stream send at the rate that it names?",
+                self._pipeline.n_anchor,
+                seen,
+            )
 
     def _status(self) -> dict[str, object]:
         manifest = self._pipeline.bundle.manifest

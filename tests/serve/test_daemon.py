@@ -170,6 +170,21 @@ def test_what_is_not_a_count_becomes_a_gap_with_a_name(tmp_path):
         assert served.statuses[-1]["nan"] == 1
 
 
+@pytest.mark.parametrize(("rate", "told"), [(25.0, True), (50.0, False)])
+def test_a_stream_that_is_slower_than_it_says_is_told_of(tmp_path, monkeypatch, caplog, rate, told):
+    monkeypatch.setattr(RealTime, "apply", lambda self: [])  # it is for a process of its own
+    monkeypatch.setattr("rtdsae.serve.daemon.PATIENCE_S", 1.0)
+    toy = Toy()
+    with LslSource(toy.counts(200), 50.0, offsets=np.arange(1, 201) / rate, pace=rate) as source:
+        stream, pub = f"source_id={source.source_id}", f"ipc://{tmp_path}/pub"
+        daemon = Daemon(Settings(bundle=toy.write(tmp_path / "toy"), stream=stream, pub=pub))
+        explain = daemon._explain
+        monkeypatch.setattr(daemon, "_explain", lambda: (explain(), daemon.stop()))
+        with caplog.at_level("WARNING", "rtdsae"):
+            daemon.run()
+    assert ("nothing is published yet: no 5 bins came without a gap" in caplog.text) == told
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_exits_0(tmp_path, number):
     toy = Toy()
