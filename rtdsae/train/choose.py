@@ -56,8 +56,10 @@ def choose(recordings: Sequence[Recording], family: str = "lfads", taught: bool 
     choices = [FAMILY] if family == FAMILY.value else []
     s, r, window = window_of(first.bin_width_s, lengths, held_back)
     choices += [Choice("window.anchor_bins", s, window), Choice("window.horizon_bins", r, window)]
-    trials = int(lengths.max()) < 2 * (s + r) or r < 2
-    whole = "trials, each with an anchor of its own" if trials else "long segments: two copies take turns at the anchor"
+    longest = int(lengths.max())
+    trials = longest < 2 * (s + r) or r < 2
+    turns = f"segments of up to {longest} bins: two copies take turns at the anchor"
+    whole = "trials, each with an anchor of its own" if trials else turns
     choices.append(Choice("window.lanes", 1 if trials else 2, whole))
     choices += sizes(min(r.n_channels for r in recordings), len(recordings), family, taught)
     choices += TAUGHT if taught else regularisation(recordings)
