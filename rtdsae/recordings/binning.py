@@ -10,7 +10,7 @@ from rtdsae.bins import BinCounters, Bins, EventsBinner, RegularBinner, input_ki
 from rtdsae.bins.grid import BACKWARD_NS, FORWARD_NS, MAX_STAMP, nanoseconds
 from rtdsae.errors import BinError, RecordingError
 from rtdsae.recordings.original import Original
-from rtdsae.recordings.segments import checked_width, runs
+from rtdsae.recordings.segments import SAY_WIDTH, checked_width, runs
 
 __all__ = ["Binned", "bin_original", "check_size", "compact", "count_spikes", "needed_width"]
 
@@ -39,7 +39,7 @@ def needed_width(bin_width_s: float | None, why: str) -> float:
         RecordingError: none was; the line says how to.
     """
     if bin_width_s is None:
-        raise RecordingError(f"{why}: say it with --bin-width SECONDS, or to train with --set data.bin_width_s=SECONDS")
+        raise RecordingError(f"{why}: {SAY_WIDTH}")
     checked_width(bin_width_s)
     return bin_width_s
 

@@ -123,6 +123,13 @@ class Look:
         return f"bin {listed([str(n) for n in numbers.tolist()], few=4)}"
 
 
+def _sides(look: Look) -> Iterator[str]:
+    """Time along the wrong side."""
+    n, c = len(look.counts), look.recording.n_channels
+    if n < c:
+        yield f"{_n(n, 'bin')} of {c} channels: is time the other side? counts are (bins, channels)"
+
+
 def _values(look: Look) -> Iterator[str]:
     """Counts that are none, or are no longer what was counted."""
     if look.whole:
@@ -246,7 +253,7 @@ def _drift(look: Look) -> Iterator[str]:
     lost = enough & (np.minimum(early, late) < 0.02 * np.maximum(early, late))
     if lost.any():
         yield f"{_n(lost, 'channel')} silent in the first or in the last third: {look.named(lost)}; leave them out"
-    if not 3 * early.sum() < 4 * late.sum() < 16 / 3 * early.sum():
+    if look.means.any() and not 3 * early.sum() < 4 * late.sum() < 16 / 3 * early.sum():
         first, last = (part.mean() / look.recording.bin_width_s for part in (early, late))
         yield (
             f"the mean rate goes from {first:.3g} to {last:.3g} spikes/s from the first third to the last: what is "
@@ -331,6 +338,7 @@ def _explained(counts: np.ndarray, behaviour: np.ndarray, shifts: np.ndarray, wi
 
 
 CHECKS: Sequence[Callable[[Look], Iterator[str]]] = (
+    _sides,
     _values,
     _silent,
     _duplicated,

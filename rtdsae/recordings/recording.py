@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rtdsae.errors import RecordingError
-from rtdsae.recordings.segments import lengths_of, scraps
+from rtdsae.recordings.segments import SAY_WIDTH, checked_width, lengths_of, scraps
 
 __all__ = ["Recording"]
 
@@ -242,7 +242,8 @@ def from_fields(fields: Mapping[str, Any], origin: str) -> Recording:
     if unknown := sorted(set(fields) - set(known)):
         raise RecordingError(f"{origin}: unknown key {unknown[0]!r}; a recording holds {', '.join(known)}")
     if missing := [name for name in ("counts", "bin_width_s") if name not in fields]:
-        raise RecordingError(f"{origin}: no {missing[0]!r}; found {', '.join(sorted(fields)) or 'nothing'}")
+        how = f": {SAY_WIDTH}" if missing == ["bin_width_s"] else ""
+        raise RecordingError(f"{origin}: no {missing[0]!r}; found {', '.join(sorted(fields)) or 'nothing'}{how}")
     try:
         return Recording(**fields)
     except (RecordingError, TypeError, ValueError) as error:
@@ -271,11 +272,13 @@ def _series(name: str, values: Any, n_bins: int | None = None) -> np.ndarray:
     if array.dtype.kind not in "iufb":
         raise RecordingError(f"{name} is of type {array.dtype}: numbers are needed")
     if array.ndim != 2 or 0 in array.shape:
-        raise RecordingError(f"{name} has shape {array.shape}: (bins, channels) is needed, at least 1 by 1")
+        trials = "; trials follow one another, and segments say where each is" if array.ndim == 3 else ""
+        raise RecordingError(f"{name} has shape {array.shape}: (bins, channels) is needed, at least 1 by 1{trials}")
     if n_bins is not None and len(array) != n_bins:
         raise RecordingError(f"{name} has {len(array)} bins, counts has {n_bins}: make them equal")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise RecordingError(f"{name} is not finite at {_where(~np.isfinite(array))}: mend it or leave these bins out")
+        where = _where(~np.isfinite(array))
+        raise RecordingError(f"{name} is not finite at {where}: fill such bins, and leave them out of the segments")
     return array.astype(np.uint8) if array.dtype.kind == "b" else array
 
 
@@ -289,8 +292,7 @@ def _bin_width(value: Any) -> float:
         width = float(value)
     except (TypeError, ValueError):
         raise RecordingError(f"bin_width_s is {value!r}: a number of seconds is needed") from None
-    if not (np.isfinite(width) and width > 0):
-        raise RecordingError(f"bin_width_s is {width}: it must be above 0")
+    checked_width(width)
     return width
 
 

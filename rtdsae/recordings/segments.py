@@ -8,9 +8,10 @@ import numpy as np
 from rtdsae.bins.grid import nanoseconds, width_ns
 from rtdsae.errors import BinError, RecordingError
 
-__all__ = ["checked_width", "cut", "lengths_of", "longest_each", "runs", "scraps", "whole_bins"]
+__all__ = ["SAY_WIDTH", "checked_width", "cut", "lengths_of", "longest_each", "runs", "scraps", "whole_bins"]
 
 SCRAP = 10  # times shorter than the mean
+SAY_WIDTH = "say it with --bin-width SECONDS, or to train with --set data.bin_width_s=SECONDS"  # of a file's bins
 
 
 def lengths_of(segments: np.ndarray) -> np.ndarray:

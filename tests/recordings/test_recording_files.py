@@ -195,7 +195,7 @@ def test_wrong_keys_are_listed(tmp_path):
     np.savez(tmp_path / "a.npz", spikes=np.ones((5, 2)), bin_width_s=0.01)
     refused(tmp_path / "a.npz", "unknown key 'spikes'; a recording holds counts, bin_width_s")
     np.savez(tmp_path / "b.npz", counts=np.ones((5, 2)))
-    refused(tmp_path / "b.npz", "no 'bin_width_s'; found counts")
+    refused(tmp_path / "b.npz", "no 'bin_width_s'; found counts: say it with --bin-width SECONDS")
 
 
 def test_a_mistyped_key_is_not_passed_over(tmp_path):

@@ -120,6 +120,15 @@ def test_a_fault_is_found_where_it_is_and_nothing_else(change, says):
         assert "\n" not in line
 
 
+def test_a_recording_on_its_side():
+    assert "20 bins of 300 channels: is time the other side?" in warned(Recording(good().counts[:300].T, W))[0]
+
+
+def test_of_no_spike_at_all_one_line_says_so():
+    (line,) = warned(Recording(np.zeros((T, C), np.uint8), W))
+    assert f"{C} channels without a spike" in line
+
+
 def test_counts_that_are_only_whether_there_was_a_spike():
     busy = np.random.default_rng(0).poisson(0.8, (T, C))
     assert "no bin has more than one spike of a channel" in warned(Recording(np.minimum(busy, 1), W))[0]
