@@ -51,6 +51,11 @@ def test_the_window_fits_the_bins_and_the_segments(recording, window, lanes):
     assert found["window.lanes"] == lanes
 
 
+def test_lanes_are_for_segments_of_a_length_that_is_told():
+    why = {choice.key: choice.why for choice in choose([prepare(trials(bins=300), CONFIG)])}
+    assert why["window.lanes"] == "segments of up to 300 bins: two copies take turns at the anchor"
+
+
 def test_what_comes_again_and_again_is_held_down_more():
     often = chosen(trials(conditions=np.arange(40) % 4))
     seldom = chosen(trials(conditions=np.arange(40)))
