@@ -7,6 +7,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -242,7 +243,7 @@ def bundle_of(path: Path) -> "Iterator[Bundle]":
     from rtdsae.train.run import Run
 
     with tempfile.TemporaryDirectory() as folder:
-        yield export(Run.open(path), Path(folder) / "run")  # a name that nobody sees
+        yield replace(export(Run.open(path), Path(folder) / "run"), path=path)  # what is said of it names the run
 
 
 class Inspect(msgspec.Struct, frozen=True, kw_only=True):

@@ -279,6 +279,7 @@ CALIBRATE = ("calibrate", "both", "--data", "wave.h5", "--out", "new")
         (None, (*CALIBRATE, "--data", "nowhere.h5"), "nowhere.h5: no such file"),
         (None, (*CALIBRATE, "--data", "c.yaml"), "neither HDF5 nor npz"),
         (None, ("calibrate", "bundle", *CALIBRATE[2:]), "bundle was trained without common inputs"),
+        (None, ("calibrate", "run", *CALIBRATE[2:]), "calibrate: run was trained without common inputs"),
         (None, (*CALIBRATE, "--session", "tuesday"), "both has a session 'tuesday' already: choose another name"),
         (None, (*CALIBRATE, "--data", "tuesday.h5"), "both has a session 'tuesday' already: choose another name"),
         (None, (*CALIBRATE, "--session", "a/b"), "--session 'a/b': a name is letters"),
