@@ -279,6 +279,13 @@ def test_the_largest_count_and_zero_of_either_sign_are_counts():
     assert binner.push(np.array([[2.0**24, 0.0, -0.0]]), np.array([1.0])).observed.all()
 
 
+def test_a_count_that_float32_would_round_to_the_largest_is_above_it():
+    binner = RegularBinner(1, 0.02)
+    bins = joined(binner.push(np.array([[2**24 + 1]]), np.array([stamp])) for stamp in (1.0, 1.02))
+    assert not bins.observed.any()
+    assert binner.counters.overflow == 2
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
 def test_a_stamp_that_is_no_time_is_counted(bad):
     for binner in (RegularBinner(2, 0.02), EventsBinner(2, 0.02)):
@@ -407,6 +414,7 @@ def test_the_clock_publishes_silence():
     binner = EventsBinner(2, 0.02, lateness_s=0.01)
     assert binner.advance(5.0).index.tolist() == []  # no grid before the first spike
     binner.push(np.array([[1, 77]]), np.array([10.0]))  # a second column is the unit's, and not looked at
+    assert binner.due == pytest.approx(10.03)
     assert binner.advance(10.0299).index.tolist() == []
     assert binner.advance(10.0701).counts.tolist() == [[0, 1], [0, 0], [0, 0]]
     assert binner.advance(10.0).index.tolist() == []
@@ -444,6 +452,22 @@ def test_after_a_reset_the_bins_that_were_missed_before_it_are_forgotten():
     assert bins.observed.all()
 
 
+def test_a_reset_leaves_no_spike_behind_in_the_bins_that_waited_for_late_ones():
+    binner = EventsBinner(1, 0.02, lateness_s=0.1)
+    binner.push(np.zeros(3), np.array([10.0, 10.03, 10.07]))
+    bins = pushed_and_flushed(binner, np.zeros(1), np.array([5.0]), 5.2)
+    assert binner.counters.resets == 1
+    assert bins.counts.ravel().tolist() == [1, 1, 0, 0, 1, *[0] * 9]
+    assert bins.observed.tolist() == [True] * 3 + [False] + [True] * 10
+    assert binner.counters.partial == 1
+
+
+def test_how_far_back_a_stamp_is_counts_from_the_newest():
+    binner = EventsBinner(1, 0.02)
+    binner.push(np.zeros(3), np.array([10.0, 9.4, 8.9]))
+    assert (binner.counters.late, binner.counters.resets) == (1, 1)
+
+
 def test_a_burst_after_a_stall_is_late_and_no_reset():
     binner = EventsBinner(2, 0.02)
     binner.push(np.array([0]), np.array([10.0]))
@@ -466,6 +490,8 @@ def test_spikes_whose_clock_jumps_go_on_and_the_clock_follows(jump):
     assert bins.counts.tolist() == [[0, 1]]
     assert bins.t_end[0] == pytest.approx(10.05 + jump)
     assert binner.counters.resets == 1
+    binner.push(np.array([0]), np.array([10.0501 + 2 * jump]))
+    assert binner.due == pytest.approx(10.0701)
 
 
 @pytest.mark.parametrize("apart", [-1000.0, -5.0, 5.0, 1000.0])

@@ -266,17 +266,20 @@ def one_array(**changes):
         SCHEMA.json.replace(b"lorenz", b"\\ud800"),
         SCHEMA.json.replace(b"lorenz", b"\\u001b[2J"),
         schema_json(bundle=None),
+        schema_json(bundle_hash="a\nb"),
         schema_json(arrays=[]),
         schema_json(arrays=[5]),
         schema_json(arrays=[{}]),
         schema_json(arrays=json.loads(SCHEMA.json)["arrays"] * 2),
         one_array(name="../z"),
         one_array(name=""),
+        one_array(name="z" * 65),
         one_array(shape=[]),
         one_array(shape=[0]),
         one_array(shape=[-1, -1]),
         one_array(shape=[2.0]),
         one_array(shape=[True]),
+        one_array(shape=[1] * 9),
         one_array(shape=[1 << 30, 1 << 30]),
         one_array(shape=[10**18] * 8),
         one_array(labels=["only one"]),
@@ -292,7 +295,10 @@ def test_hostile_schemas_are_refused_with_one_line(text):
     assert len(str(caught.value)) < 400
 
 
-@pytest.mark.parametrize("text", [b"NaN", b"[1]", b'{"a":Infinity}', b'{"a":"\\udfff"}', b"{} {}", b'{"a":1e999}'])
+@pytest.mark.parametrize(
+    "text",
+    [b"NaN", b"[1]", b'{"a":Infinity}', b'{"a":"\\udfff"}', b'{"\\udfff":1}', b"{} {}", b'{"a":1e999}'],
+)
 def test_hostile_statuses_are_refused(text):
     with pytest.raises(WireError):
         decode(b"status\0\0" + text)
@@ -320,6 +326,20 @@ def test_messages_are_bounded(excess):
     ]
     for call in calls:
         with pytest.raises(WireError, match="more than 1048576") if excess else contextlib.nullcontext():
+            call()
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_values_are_bounded_in_an_array_in_a_schema_and_in_a_bin(excess):
+    most = 1 << 20
+    frame = struct.pack("<8sHHIQQdddII", wire.LATENTS, 1, 0, 7, 0, 0, 0.0, 0.0, 0.0, 1, most + excess)
+    calls = [
+        lambda: Array("z", (most + excess,)),
+        lambda: Schema("toy", "00", 0.02, (Array("z", (most // 2,)), Array("f", (most // 2 + excess,)))),
+        lambda: decode(frame + bytes(4 * (most + excess))),
+    ]
+    for call in calls:
+        with pytest.raises(WireError, match=r"104857[67] values") if excess else contextlib.nullcontext():
             call()
 
 
