@@ -16,16 +16,18 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Iterable
+from glob import escape, glob
 from pathlib import Path
 
 import zmq
-from zmq.auth import create_certificates, load_certificate, load_certificates
+from zmq.auth import create_certificates, load_certificate
 from zmq.utils import z85
 
 from rtdsae.errors import EndpointError
 
 __all__ = ["Pair", "clients_folder", "guard", "make", "own_keys"]
 
+UNREADABLE = (OSError, ValueError, IndexError)  # what pyzmq stumbles over, the last in a file that is cut off
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # a file name on every system
 
 Pair = tuple[bytes, bytes]
@@ -82,7 +84,7 @@ def own_keys(file: Path) -> Pair:
     """
     try:
         public, secret = load_certificate(file)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         mend = "let this user read it" if isinstance(error, PermissionError) else "make keys with rtdsae keys"
         raise EndpointError(f"{file}: no key can be read there: {mend}") from error
     if not secret or not _is_pair(public, secret):
@@ -112,11 +114,11 @@ def clients_folder(folder: Path) -> Path:
     """
     clients = folder / "clients"
     try:
-        known = load_certificates(clients)
-    except (OSError, ValueError) as error:
+        known = {file: load_certificate(file)[0] for file in sorted(glob(f"{escape(str(clients))}/*.key"))}
+    except UNREADABLE as error:
         raise EndpointError(f"{clients}: client keys cannot be read there: make them with rtdsae keys") from error
-    if damaged := [key for key in known if not _is_key(key)]:
-        raise EndpointError(f"{clients}: {damaged[0].decode(errors='replace')} is no public key: make it anew")
+    if damaged := [file for file, key in known.items() if not _is_key(key)]:
+        raise EndpointError(f"{damaged[0]}: is no public key, or damaged: make it anew with rtdsae keys")
     if not known:
         raise EndpointError(f"{clients} is empty, nobody could connect: rtdsae keys {folder} --client NAME")
     return clients
@@ -133,5 +135,5 @@ def guard(socket: "zmq.Socket[bytes]", keys: Path) -> None:
     socket.curve_publickey, socket.curve_secretkey = own_keys(keys / "client.key_secret")
     try:
         socket.curve_serverkey, _ = load_certificate(keys / "daemon.key")
-    except (OSError, ValueError, zmq.ZMQError) as error:
+    except (*UNREADABLE, zmq.ZMQError) as error:
         raise EndpointError(f"{keys}/daemon.key: no key can be read there: copy the whole folder") from error

@@ -220,7 +220,16 @@ def test_a_daemon_without_its_keys_does_not_start(tmp_path, missing):
 
 
 @pytest.mark.parametrize("spoiled", ["daemon.key_secret", "clients/arm.key"])
-@pytest.mark.parametrize("content", [b"", b"\xff\x00", b'curve\n    public-key = "short"\n    secret-key = "short"\n'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\x00",
+        b"curve\n    public-key",
+        b"curve\n    public-key = ",
+        b'curve\n    public-key = "short"\n    secret-key = "short"\n',
+    ],
+)
 def test_spoiled_keys_are_refused(tmp_path, spoiled, content):
     keys.make(tmp_path, ["arm", "screen"])
     (tmp_path / spoiled).write_bytes(content)
@@ -244,6 +253,15 @@ def test_a_clients_key_of_which_a_few_letters_are_wrong_is_refused(tmp_path):
     head, tail = path.read_text().split('public-key = "')
     path.write_text(f'{head}public-key = "abc{tail[3:]}')
     with pytest.raises(EndpointError, match=r"client.key_secret: is not a secret key, or damaged"):
+        Subscriber("ipc://nowhere", keys=carried)
+
+
+@pytest.mark.parametrize("file", ["client.key_secret", "daemon.key"])
+def test_a_clients_keys_that_are_cut_off_are_refused(tmp_path, file):
+    (carried,) = keys.make(tmp_path, ["arm"])
+    whole = (carried / file).read_text()
+    (carried / file).write_text(whole[: whole.index('-key = "') + len("-key")])
+    with pytest.raises(EndpointError, match=rf"{file}: no key can be read there"):
         Subscriber("ipc://nowhere", keys=carried)
 
 
