@@ -116,7 +116,7 @@ def _suggestion(message: str) -> str:
 def _read(file: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {file} as YAML: {one_line(error)}") from None
     if not isinstance(tree, dict) or not isinstance(tree.get("model", {}), dict):
         raise ConfigError(f"{file} holds no settings: see configs/daemon.yaml")
@@ -130,7 +130,7 @@ def _put(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: write key=value or model.key=value, such as --set timeout_s=30")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (ValueError, yaml.YAMLError):
         raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from None
     (tree.setdefault("model", {}) if section else tree)[name] = value
 

@@ -236,7 +236,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = (), data: tuple[str, ..
         raise ConfigError(
             f"no config at {path}: give the path of a YAML file, or the name of a shipped one, such as lfads.yaml"
         ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {path} as YAML: {one_line(error)}; a recording goes with --data") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds no config: expected the sections {', '.join(TrainConfig.__struct_fields__)}")
@@ -296,7 +296,7 @@ def apply(tree: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override}: {section} is a value, not a section")
     try:
         tree[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (ValueError, yaml.YAMLError):
         raise ConfigError(f"--set {override}: {value!r} is not a YAML value") from None
 
 

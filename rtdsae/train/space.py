@@ -169,7 +169,7 @@ def load_search(path: Path, data: tuple[str, ...] = ()) -> Search:
         tree = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise ConfigError(f"no search at {path}: give a YAML file, such as configs/search_lfads.yaml") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {path} as YAML: {one_line(error)}; a recording goes with --data") from None
     try:
         settings = msgspec.convert(tree, SearchConfig, strict=False)
