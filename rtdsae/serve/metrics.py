@@ -5,6 +5,7 @@ thread rests, so that no client, however hasty, takes the interpreter from the d
 """
 
 import io
+import logging
 import socket
 import threading
 import time
@@ -22,11 +23,13 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from rtdsae.errors import EndpointError
+from rtdsae.errors import EndpointError, one_line
 from rtdsae.serve.latency import BOUNDS_S, Latency
 from rtdsae.serve.realtime import ordinary_thread
 
 __all__ = ["Metrics"]
+
+log = logging.getLogger(__name__)
 
 PAUSE_S = 0.1  # between two scrapes, each a millisecond or two of Python
 CLIENT_S = 1.0  # that a client may take; others wait meanwhile
@@ -72,7 +75,7 @@ class Metrics:
             self._server = Server((host, port), Handler)
         except OSError as error:
             raise EndpointError(f"cannot serve metrics on {address}: {error.strerror}") from error
-        self._server.set_app(make_wsgi_app(registry))
+        self._server.set_app(_answering(make_wsgi_app(registry)))
         self.address = f"{host}:{self._server.server_port}"
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
         self._thread.start()
@@ -154,6 +157,20 @@ class _Until(socket.SocketIO):
         """As a socket's file does it."""
         self._connection.settimeout(max(self._end - time.monotonic(), 1e-3))
         return super().readinto(buffer)
+
+
+def _answering(app: Any) -> Any:
+    """The application; what it stumbles over, a client's nonsense as a rule, is a line in the log."""
+
+    def answer(environ: dict[str, Any], start_response: Any) -> Any:
+        try:
+            return app(environ, start_response)
+        except Exception as error:
+            log.warning("a scrape could not be answered: %s", one_line(error))
+            start_response("500 Internal Server Error", [])
+            return [b""]
+
+    return answer
 
 
 def _parse(address: str) -> tuple[str, int]:

@@ -132,6 +132,15 @@ def test_clients_that_say_nothing_or_nonsense_are_left_behind(serve):
         connection.close()
 
 
+def test_what_prometheus_client_stumbles_over_is_a_line_in_the_log(serve, caplog, capfd):
+    metrics = serve()
+    with pytest.raises(urllib.error.HTTPError, match="500"):
+        get(metrics, {"Accept": "application/openmetrics-text; version=x"})
+    assert scrape(metrics)[0]["rtdsae_bins_total",] == 10
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["a scrape could not be answered"]
+    assert capfd.readouterr().err == ""
+
+
 def test_a_request_that_comes_byte_by_byte_holds_up_nobody_for_long(serve):
     metrics = serve()
     host, port = metrics.address.split(":")
