@@ -12,7 +12,9 @@ from rtdsae.client.keys import guard
 from rtdsae.errors import EndpointError
 from rtdsae.wire import MAX_FRAME
 
-__all__ = ["Connection"]
+__all__ = ["LONGEST_WAIT_S", "Connection"]
+
+LONGEST_WAIT_S = 1e6  # that ZeroMQ can be told
 
 Socket = zmq.Socket[bytes]
 

@@ -16,14 +16,13 @@ from typing import Any
 
 import zmq
 
-from rtdsae.client.connection import Connection
+from rtdsae.client.connection import LONGEST_WAIT_S, Connection
 from rtdsae.defaults import CONTROL
 from rtdsae.errors import ControlError, EndpointError, WireError
 from rtdsae.wire import Latents, Schema, Status, decode
 
 __all__ = ["CONTROL", "Control"]
 
-LONGEST_WAIT_S = 1e6  # that ZeroMQ can be told
 SWAP_TIMEOUT_S = 120.0  # a bundle is loaded, checked and anchored
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 
 import zmq
 
-from rtdsae.client.connection import Connection
+from rtdsae.client.connection import LONGEST_WAIT_S, Connection
 from rtdsae.defaults import ENDPOINT
 from rtdsae.errors import EndpointError, WireError
 from rtdsae.wire import LATENTS, SCHEMA, STATUS, Flags, Latents, Schema, Status, decode
@@ -164,13 +164,15 @@ class Subscriber(Connection):
             due = self._arrived_at + self.schema.bin_width_s
             asleep_s = min(due - self.spin_s, deadline) - time.monotonic()
             if asleep_s >= 1e-3:
-                self._socket.poll(int(1e3 * asleep_s))  # whole milliseconds: awake a little early
+                asleep_ms = int(1e3 * min(asleep_s, LONGEST_WAIT_S))  # whole ones: awake a little early
+                self._socket.poll(asleep_ms)
             while time.monotonic() < min(due + self.spin_s, deadline):
                 with contextlib.suppress(zmq.Again):
                     return self._socket.recv(zmq.NOBLOCK)
             wait_s = max(0.0, deadline - time.monotonic())
         if wait_s:
-            self._socket.setsockopt(zmq.RCVTIMEO, -1 if wait_s == math.inf else math.ceil(1e3 * min(wait_s, 1e6)))
+            wait_ms = -1 if wait_s == math.inf else math.ceil(1e3 * min(wait_s, LONGEST_WAIT_S))
+            self._socket.setsockopt(zmq.RCVTIMEO, wait_ms)
         return self._socket.recv(0 if wait_s else zmq.NOBLOCK)
 
     def _refuse(self, error: WireError) -> None:

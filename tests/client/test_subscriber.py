@@ -418,6 +418,14 @@ def test_who_polls_sleeps_until_shortly_before_the_next_bin_and_again_after_it(s
     assert watched.waits == ["block"]
 
 
+def test_who_polls_for_a_bin_that_is_never_due_gets_what_comes(station, listen):
+    station.encoder = Encoder(Schema("slow", "22", 1e300, (Array("z", (2,)),)), 1)
+    subscriber = listen(station.endpoint, spin=0.001, timeout_s=None)
+    station.expect()
+    station.bins(0, 1)
+    assert take(subscriber, 2) == [0, 1]
+
+
 def test_polling_ends_with_the_timeout(station, listen):
     subscriber = listen(station.endpoint, spin=60.0)
     station.expect()
