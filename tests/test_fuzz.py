@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from toy_bundle import Toy
 
-from rtdsae import Subscriber, bundle, wire
+from rtdsae import Subscriber, bundle, cli, wire
 from rtdsae.bundle.manifest import MAX_VALUES, seal
 from rtdsae.errors import BundleError, ConfigError
 from rtdsae.wire import Array, Encoder, Schema, encode_status
@@ -299,6 +299,14 @@ def test_memory_that_no_model_needs_is_not_taken(folder, path, size):
     with_manifest(folder, changed(SEALED, path, size))
     with pytest.raises(BundleError, match="its sizes come to more than"):
         bundle.load(folder)
+
+
+def test_what_a_terminal_would_obey_is_written_out(folder, capsys):
+    clear = "\x1b[2J"
+    with_manifest(folder, SEALED | {"scores": {clear: clear}, "provenance": {"data_hash": clear}})
+    assert cli.main(["inspect", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert (said.count(r"\x1b[2J"), "\x1b" in said) == (3, False)
 
 
 # arrays ---------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from tyro.conf import Positional
 
 from rtdsae import shipped
 from rtdsae.cli.arguments import unset
-from rtdsae.errors import ConfigError, TrainingError
+from rtdsae.errors import ConfigError, TrainingError, one_line
 
 if TYPE_CHECKING:
     from rtdsae.bundle import Bundle
@@ -277,6 +277,7 @@ class Inspect(msgspec.Struct, frozen=True, kw_only=True):
         print(f"  state      {state}")
         for session in m.further:
             print(f"  session    {session.name}: {len(session.channels)} channels")
-        print(f"  data hash  {m.provenance.get('data_hash', 'unknown')}")
+        print(f"  data hash  {one_line(m.provenance.get('data_hash', 'unknown'))}")
         for name, value in m.scores.items():
-            print(f"  {name:10} {value:.4g}" if isinstance(value, float) else f"  {name:10} {value}")
+            shown = f"{value:.4g}" if isinstance(value, float) else one_line(value)
+            print(f"  {one_line(name):10} {shown}")
