@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
@@ -111,7 +112,8 @@ async def _listen(websocket: WebSocket, picture: Picture) -> None:
             try:
                 picture.look(read(message.get("text") or ""))
             except WireError as error:
-                await websocket.send_json({"error": str(error)})
+                with _ended():
+                    await websocket.send_json({"error": str(error)})
 
 
 async def _send(websocket: WebSocket, picture: Picture) -> None:
@@ -120,8 +122,18 @@ async def _send(websocket: WebSocket, picture: Picture) -> None:
         while True:
             began = time.monotonic()
             if frame := picture.frame(began):
-                await websocket.send_bytes(frame)
+                with _ended():
+                    await websocket.send_bytes(frame)
             await asyncio.sleep(max(FRAME_S / 4, began + FRAME_S - time.monotonic()))
+
+
+@contextlib.contextmanager
+def _ended() -> Iterator[None]:
+    """A page whose connection uvicorn has ended by itself, for a broken message or no sign of life, has gone too."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise WebSocketDisconnect from error
 
 
 def _bind(port: int) -> socket.socket:

@@ -93,6 +93,16 @@ def test_what_is_no_view_is_answered_and_changes_nothing(monitor):
         assert next(frames(page))[0]
 
 
+def test_a_page_that_breaks_off_while_it_is_answered_is_no_fault(station):
+    """What is no view, and in the same breath what is no WebSocket message: uvicorn ends the connection for it."""
+    with Monitor("--port", 0, "--sub", station.endpoint) as monitor:
+        with monitor.page() as page, contextlib.suppress(ConnectionClosed):
+            page.socket.sendall(b"\x81\x81\0\0\0\0x\x81\x81\0\0\0\0\xff")
+            list(page)
+        code, (_, error) = monitor.stop()
+    assert (code, "Exception in ASGI application" in error) == (0, False)
+
+
 def test_a_message_that_is_too_long_ends_the_connection(monitor):
     with monitor.page() as page:
         page.send("x" * 5000)
