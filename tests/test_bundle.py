@@ -362,6 +362,7 @@ def renamed(name):
         ({"further": day_2(outputs=outputs()[:-1])}, "session day2: its outputs but for rates must be the first"),
         ({"further": day_2(outputs=outputs()[::-1])}, "session day2: outputs must be of factors"),
         ({"further": day_2(outputs=outputs(rates=(0,)))}, "session day2: output rates: shape must be sizes"),
+        ({"further": day_2(outputs=outputs(rates=(1 << 26,)))}, "its sizes come to more than"),
         ({"further": day_2(surprise=1)}, "unknown field `surprise`"),
         ({"further": [{"name": "day2"}]}, "missing required field"),
     ],
@@ -413,8 +414,9 @@ def test_weights_that_are_not_finite_numbers_are_refused_where_they_are_asked_fo
 
 
 def test_weights_that_unpack_without_end_are_refused(tmp_path, monkeypatch):
-    write(tmp_path / "two", TWO, TWO_CONTENT | {"weights.npz": npz(kernel=np.zeros(1 << 16, np.float32))})
-    monkeypatch.setattr(folders, "MAX_FILE", 1 << 16)
+    halves = {name: np.zeros(1 << 14, np.float32) for name in ("kernel", "bias")}
+    write(tmp_path / "two", TWO, TWO_CONTENT | {"weights.npz": npz(**halves)})
+    monkeypatch.setattr(folders, "MAX_FILE", 100_000)  # each is below it
     with pytest.raises(BundleError, match=r"weights.npz: unpacks to"):
         load(tmp_path / "two").weights()
 
@@ -461,6 +463,7 @@ def test_a_bundle_may_be_written_without_its_weights(tmp_path):
         ({"channels": [f"c{i}" for i in range(C + 1)]}, "output rates must have a value for each channel"),
         ({"bin_width_s": 0.0}, "bin_width_s must be above 0"),
         ({"lanes": 0}, "must be 1 or more"),
+        ({"external": ["cue", "cue"]}, "external must be labels, each another one"),
         ({"outputs": []}, "must have factors and rates"),
         ({"outputs": [{"name": "system", "shape": [1]}]}, "outputs must be of factors"),
         ({"outputs": [{"name": "factors", "shape": [0]}]}, "must have factors and rates"),
@@ -475,6 +478,13 @@ def test_a_bundle_may_be_written_without_its_weights(tmp_path):
 def test_a_true_manifest_of_nonsense_is_refused(folder, changes, complaint):
     reseal(folder, **changes)
     assert complaint in refusal(folder)
+
+
+def test_a_second_seal_that_is_spelled_otherwise_is_refused(folder):
+    text = (folder / "manifest.json").read_text().rstrip()[:-1] + ', "manifest\\u005fsha256": "' + "f" * 64 + '"}'
+    blank = text.replace(load(folder).hash, "0" * 64)
+    (folder / "manifest.json").write_text(blank.replace("0" * 64, hashlib.sha256(blank.encode()).hexdigest()))
+    assert "has been altered" in refusal(folder)
 
 
 def test_a_bad_shape_of_a_good_output_is_refused(folder):
@@ -604,7 +614,10 @@ def test_only_bundles_are_replaced_and_only_when_asked(folder, tmp_path):
     (tmp_path / "link").symlink_to(folder)
     with pytest.raises(BundleError, match="is not a bundle, so it is not replaced"):
         write(tmp_path / "link", MANIFEST, CONTENT, overwrite=True)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "thesis", "tiny"]
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    with pytest.raises(BundleError, match="exists already"):
+        write(tmp_path / "nowhere", MANIFEST, CONTENT)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "nowhere", "thesis", "tiny"]
 
 
 def test_what_an_interrupted_replacement_left_stands_in_nobodys_way(folder, tmp_path, monkeypatch):

@@ -82,8 +82,10 @@ def control(request, daemon, tmp_path):
 def connect(control):
     context, sockets = zmq.Context(), []
 
-    def connect(kind=zmq.REQ):
+    def connect(kind=zmq.REQ, **options):
         socket = context.socket(kind)
+        for name, value in options.items():
+            socket.setsockopt(getattr(zmq, name), value)
         socket.connect(control.endpoint)
         sockets.append(socket)
         return socket
@@ -316,11 +318,15 @@ def test_a_request_that_is_too_long_ends_its_connection_alone(connect, client):
 def test_who_does_not_read_replies_is_not_waited_for(connect, daemon, client):
     wide = wire.Schema("toy", "00", 0.02, (wire.Array("z", (10_000,)),))
     daemon.encoder = wire.Encoder(wide, 7)
-    deaf = connect(zmq.DEALER)
-    deaf.setsockopt(zmq.RCVHWM, 1)
-    for _ in range(40):
-        deaf.send(b'{"request": "history", "last": 150}')  # 6 MB each
+    deaf = connect(zmq.DEALER, RCVHWM=1)
+    for i in range(40):
+        deaf.send(b'{"request": "history", "last": 150, "id": %d}' % i)  # 6 MB each
         assert ask(client, "status")[0]["ok"]
+    waited = [reply(deaf)[0]["id"] for _ in range(module.HIGH_WATER)]
+    deaf.send(b'{"request": "status", "id": 99}')
+    while waited[-1] != 99:
+        waited.append(reply(deaf)[0]["id"])
+    assert len(waited) < 2 * module.HIGH_WATER  # the others were dropped, and take no memory
 
 
 def test_who_goes_before_the_reply_is_forgotten(connect, client):

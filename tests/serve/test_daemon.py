@@ -85,6 +85,8 @@ class Served:
         assert (np.diff(t_in) >= 0).all()
         assert (t_in < t_out).all()
         assert (t_out[:-1] <= t_out[1:]).all()
+        late = t_out > t_bin + self.schema.bin_width_s
+        assert [bool(f.flags & Flags.LATE) for f in self.frames] == late.tolist()
 
     def check_values(self, x, observed=None):
         expected = self.toy.run(x, observed)
