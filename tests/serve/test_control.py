@@ -351,6 +351,22 @@ def test_a_client_in_a_hurry_is_slowed_down_and_others_are_not_starved(connect, 
     assert served[-1] - served[0] > 199 * 0.0045  # 200 a second at most: a sleep is never shorter than it says
 
 
+def test_it_rests_after_each_request_for_longer_where_that_took_long_and_within_endless_frames(
+    connect, client, daemon, control, monkeypatch
+):
+    rests, wait = [], control._closing.wait
+    monkeypatch.setattr(control._closing, "wait", lambda seconds: rests.append(seconds) or wait(0))
+    daemon.status = lambda: wait(0.02) or {}
+    assert ask(client, "status")[0]["ok"]
+    assert ask(client, "schema")[0]["ok"]  # after the rest
+    assert rests[0] >= module.REST * 0.02
+    rests.clear()
+    endless = connect(zmq.DEALER)
+    endless.send_multipart([b"x"] * 10 * module.PASSED_OVER)
+    assert not reply(endless)[0]["ok"]
+    assert rests.count(module.PAUSE_S) >= 9
+
+
 def test_a_daemon_that_fails_within_is_answered_for(client, daemon):
     def broken():
         raise KeyError("bins")

@@ -4,6 +4,7 @@ import pytest
 import zmq
 
 from rtdsae import wire
+from rtdsae.serve import publisher as module
 from rtdsae.serve.endpoint import Endpoints
 from rtdsae.serve.publisher import MAX_GREETED, Publisher
 
@@ -31,8 +32,9 @@ def publisher(endpoints):
 def subscribe():
     context, sockets = zmq.Context(), []
 
-    def connect(endpoint, topic=b"", kind=zmq.SUB):
+    def connect(endpoint, topic=b"", kind=zmq.SUB, high_water=1000):
         socket = context.socket(kind)
+        socket.setsockopt(zmq.RCVHWM, high_water)
         socket.connect(endpoint)
         if kind == zmq.SUB:
             socket.subscribe(topic)
@@ -91,6 +93,41 @@ def test_a_new_schema_is_told_at_once_and_to_whoever_comes_later(publisher, subs
     assert early.poll(5000)
     assert wire.decode(early.recv()) == OTHER
     assert greeted(publisher, subscribe(publisher.endpoint, wire.SCHEMA)) == OTHER
+
+
+def test_who_does_not_read_misses_the_newest_and_takes_no_memory(endpoints, subscribe, monkeypatch):
+    monkeypatch.setattr(module, "HIGH_WATER", 50)
+    publisher = Publisher("tcp://127.0.0.1:*", SCHEMA, endpoints)
+    slow, received = subscribe(publisher.endpoint, high_water=1), [b""]
+    greeted(publisher, slow)
+    frames = [i.to_bytes(2) + bytes(100_000) for i in range(1000)]
+    for frame in frames:
+        publisher.send(frame)
+    while received[-1] != b"last":
+        publisher.send(b"last")  # the first that has room
+        assert slow.poll(5000)
+        received.append(slow.recv())
+    publisher.close()
+    received = received[1:-1]
+    assert len(received) < len(frames) / 2
+    assert received == frames[: len(received)]
+
+
+def test_what_is_queued_at_the_end_is_still_sent_and_nothing_is_left_behind(
+    endpoints, subscribe, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "DRAIN_MS", 20_000)
+    publisher = Publisher(f"ipc://{tmp_path}/pub", SCHEMA, endpoints)
+    slow = subscribe(publisher.endpoint, high_water=1)
+    greeted(publisher, slow)
+    for i in range(100):
+        publisher.send(i.to_bytes(1) + bytes(100_000))
+    publisher.close()
+    received = []
+    while len(received) < 100 and slow.poll(5000):
+        received.append(slow.recv()[0])
+    assert received == list(range(100))
+    assert not list(tmp_path.iterdir())
 
 
 def test_messages_without_end_do_not_keep_the_next_bin_waiting(publisher, subscribe):
