@@ -14,7 +14,7 @@ from station import OTHER, SCHEMA, Station, until
 
 from rtdsae import record
 from rtdsae.client import Control, Subscriber
-from rtdsae.errors import EndpointError, RecordingError
+from rtdsae.errors import ControlError, EndpointError, RecordingError
 from rtdsae.record import Recorder
 from rtdsae.recordings import recorded
 from rtdsae.wire import Array, Flags, Schema
@@ -101,6 +101,7 @@ def test_every_bin_is_stored_with_its_names_times_and_flags(station, start, tmp_
     with h5py.File(tmp_path / "out.h5") as file:
         part = file["part000"]
         assert part["flags"][:].tolist() == [0, 0, 0, Flags.GAP | Flags.LATE]
+        assert [part[name].dtype.str for name in ("seq", "bin", "flags", "t_in")] == ["<u8", "<u8", "<u2", "<f8"]
         assert part["arrays/z"].shape == (4, 2, 2)
         assert part["arrays/z"].attrs["unit"] == "mm"
         assert list(part["arrays/factors"].attrs["labels"]) == ["a", "b", "c"]
@@ -152,6 +153,39 @@ def test_what_the_daemon_has_no_longer_is_said_in_the_file_and_in_a_line(station
     with h5py.File(tmp_path / "out.h5") as file:
         assert file.attrs["missing"] == 4
         assert file.attrs["holes"].tolist() == [[7, 5, 6], [7, 10, 11]]
+
+
+def test_bins_of_another_run_fill_no_hole(station, start, tmp_path):
+    """The daemon was started again since, and its history is the new run's."""
+    recording = start()
+    station.bins(3)
+    station.bins(2, lost=True)
+    for seq in (3, 4):
+        station.frames[seq][12:16] = (8).to_bytes(4, "little")
+    station.bins(1)
+    recording.has(6)
+    with pytest.raises(RecordingError, match=r"2 of 6 bins are missing"):
+        recording.end()
+    assert read(tmp_path / "out.h5") == [[0, 1, 2, 5]]
+
+
+def test_a_history_that_could_not_be_had_is_asked_for_again(station, start, tmp_path, monkeypatch):
+    recording, asked, history = start(), [], station.history
+
+    def fails_once(first, last):
+        asked.append((first, last))
+        if len(asked) == 1:
+            raise ControlError("not now")
+        return history(first, last)
+
+    monkeypatch.setattr(station, "history", fails_once)
+    station.bins(3)
+    station.bins(2, lost=True)
+    station.bins(1)
+    recording.has(6)
+    recording.end()
+    assert asked == [(3, 4)] * 2
+    assert read(tmp_path / "out.h5") == [list(range(6))]
 
 
 def test_of_a_hole_longer_than_the_history_its_end_is_filled(station, start, tmp_path):
