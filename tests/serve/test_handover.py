@@ -20,7 +20,10 @@ from toy_bundle import Toy
 from rtdsae import bundle
 from rtdsae.client import Control
 from rtdsae.errors import BundleError, ControlError
+from rtdsae.serve import handover as module
 from rtdsae.serve.dry_run import dry_run
+from rtdsae.serve.pipeline import Pipeline
+from rtdsae.serve.settings import Model
 from rtdsae.wire import Flags
 
 RATE, WIDTH = 200.0, 0.005
@@ -159,6 +162,19 @@ def test_a_bundle_that_will_not_do_leaves_the_old_one_running(tmp_path, write, s
         served.check_order()
         served.check_values(x[: served.frames[-1].bin + 1])
         assert not any(f.flags & Flags.SWAPPED for f in served.frames)
+
+
+def test_what_could_not_be_anchored_in_time_does_not_take_over_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE_S", 0.05)
+    toy, subject = Toy(**SAME), module.Handover()
+    path = toy.write(tmp_path / "toy")
+    running = Pipeline(path, None, Model(), run=7)
+    with pytest.raises(BundleError, match=r"no 5 bins without a gap came within 0.05 s; .*toy runs on"):
+        subject.offer(Pipeline(path, None, Model(), 7, running.decoder.recent), running)
+    for counts in toy.counts(toy.n_anchor):
+        running.decode(counts, True)
+    assert not subject.waiting
+    assert subject.take(running, 0) is None
 
 
 def test_a_dry_run_that_nobody_waits_for_ends_by_itself():
