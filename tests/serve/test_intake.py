@@ -2,6 +2,7 @@
 
 import os
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pylsl
@@ -123,6 +124,13 @@ def test_as_many_spikes_waiting_as_lsl_keeps_are_said_once(caplog):
     said = [record.message for record in caplog.records if "as many as LSL keeps" in record.message]
     assert len(said) == 1
     assert re.match(rf"stream {stream.source_id}: 1\d{{5}} spikes waited", said[0])
+
+
+def test_spikes_that_are_taken_as_they_come_are_no_backlog(caplog):
+    intake, source = intakes.make("events", 0, C, WIDTH), SimpleNamespace(kept=2 * MAX_PULL, source_id="array")
+    for taken in [MAX_PULL, 100] * 3:
+        intake._heed_backlog(source, taken)
+    assert not caplog.records
 
 
 def test_a_silent_stream_of_events_gives_gaps():

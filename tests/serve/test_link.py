@@ -100,6 +100,17 @@ def test_no_other_is_looked_for_before_the_first_sample():
         link.close()
 
 
+def test_a_stream_of_long_bins_is_not_silent_between_two_of_them():
+    with LslSource(TOY.counts(10), 0.5) as source:
+        link = Link(f"source_id={source.source_id}", Wanted(TOY.channels, 2.0))
+        link.open(20, lambda: True)
+        link.watch(3.9)
+        assert link.connected
+        link.watch(4.1)
+        assert not link.connected
+        link.close()
+
+
 def test_a_stream_that_does_not_answer_is_given_up_when_asked(monkeypatch):
     """Found, and then its computer is stuck: LSL waits for ten seconds, in which the daemon lives and can be ended."""
     asked = []
