@@ -113,10 +113,12 @@ def test_the_lsl_stream_goes_on_with_the_same_arrays_and_begins_anew_with_others
     same = Toy(**SAME, seed=3).write(tmp_path / "same")
     monkeypatch.setattr(toy_bundle, "N_FACTORS", toy_bundle.N_FACTORS + 1)
     monkeypatch.setattr(toy_bundle, "N_DYNAMIC", toy_bundle.N_DYNAMIC - 1)
-    other = Toy(**SAME, seed=4).write(tmp_path / "other")
+    other, wrong = Toy(**SAME, seed=4).write(tmp_path / "other"), Toy(**SAME, label="b").write(tmp_path / "wrong")
     monkeypatch.undo()
     with serving(tmp_path, first, first.counts(8000), "--lsl-out", name) as (served, control):
         before = described(name)
+        with pytest.raises(ControlError, match="a swap needs the same channels in the same order"):
+            control.swap(wrong)  # which leaves no stream of its arrays
         control.swap(same)
         assert described(name) == before
         seq = control.swap(other)["seq"]
