@@ -105,8 +105,9 @@ class Recorder:
                 next_flush = now + FLUSH_S
                 self._file.flush()
             if self._run is None:
-                if self._subscriber.timeout_s is not None and now - began > self._subscriber.timeout_s:
-                    raise EndpointError(self._subscriber.why_silent())
+                patience_s = self._subscriber.timeout_s
+                if patience_s is not None and now - began > patience_s:
+                    raise EndpointError(self._subscriber.why_silent(patience_s))
             elif seconds is not None and now - began > seconds:
                 break
         self._drain()

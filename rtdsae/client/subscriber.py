@@ -242,11 +242,15 @@ class Subscriber(Connection):
             if self._on_hole:
                 self._on_hole(first, missing)
 
-    def why_silent(self) -> str:
-        """What is known of why no bin came, the last time that one was waited for."""
-        waited = f"no bin from {self.endpoint}"
-        if self._waited_s is not None:
-            waited = f"no bin from {self.endpoint} for {self._waited_s:g} s"
+    def why_silent(self, waited_s: float | None = None) -> str:
+        """What is known of why no bin came, the last time that one was waited for.
+
+        Args:
+            waited_s: for how long, where it was waited for in several calls.
+        """
+        waited, waited_s = f"no bin from {self.endpoint}", self._waited_s if waited_s is None else waited_s
+        if waited_s is not None:
+            waited = f"{waited} for {waited_s:g} s"
         quiet_s = time.monotonic() - self._heard_at
         if GONE_S <= quiet_s < math.inf:
             return f"{waited}, nothing at all for {quiet_s:.0f} s: has it stopped, or its computer, or is a cable out?"
