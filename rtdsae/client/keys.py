@@ -16,7 +16,6 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Iterable
-from glob import escape, glob
 from pathlib import Path
 
 import zmq
@@ -114,7 +113,7 @@ def clients_folder(folder: Path) -> Path:
     """
     clients = folder / "clients"
     try:
-        known = {file: load_certificate(file)[0] for file in sorted(glob(f"{escape(str(clients))}/*.key"))}
+        known = {file: load_certificate(file)[0] for file in sorted(clients.glob("*.key"))}
     except UNREADABLE as error:
         raise EndpointError(f"{clients}: client keys cannot be read there: make them with rtdsae keys") from error
     if damaged := [file for file, key in known.items() if not _is_key(key)]:
