@@ -22,6 +22,7 @@ from rtdsae.errors import TrainingError
 from rtdsae.model.family import Family
 from rtdsae.recordings import Recording
 from rtdsae.train.alignment import align, learnt
+from rtdsae.train.alone import alone
 from rtdsae.train.augment import augment
 from rtdsae.train.average import Averaged
 from rtdsae.train.behaviour import fit_behaviour
@@ -115,25 +116,34 @@ def train(
         The run; `info` says how it ended.
 
     Raises:
-        TrainingError: no window fits, the device is missing, the loss is not finite, or there is nothing to resume.
+        TrainingError: no window fits, the device is missing, the loss is not finite, there is nothing to resume, or
+            another training is at work on the run.
             What is wrong from the start leaves nothing behind.
     """
     keep_memory()
-    run, training = set_up(path, config, recordings, command, resume)
-    standing = restore(run, training) if resume else Standing()
-    run.info["epochs_done"] = standing.epoch + 1
-    epochs = run_epochs(training, standing)
-    if training.fabric.is_global_zero:
-        lead(run, training, standing, epochs, report)
-    else:
-        follow(epochs, run)
+    with contextlib.ExitStack() as held:
+        run, training = set_up(path, config, recordings, command, resume, held)
+        standing = restore(run, training) if resume else Standing()
+        run.info["epochs_done"] = standing.epoch + 1
+        epochs = run_epochs(training, standing)
+        if training.fabric.is_global_zero:
+            lead(run, training, standing, epochs, report)
+        else:
+            follow(epochs, run)
     return run
 
 
 def set_up(
-    path: Path, config: TrainConfig, recordings: Sequence[Recording], command: str, resume: bool
+    path: Path,
+    config: TrainConfig,
+    recordings: Sequence[Recording],
+    command: str,
+    resume: bool,
+    held: contextlib.ExitStack,
 ) -> tuple[Run, Training]:
     """The run, made or opened, and all that its epochs work on, before the first of them.
+
+    The first process has the run's folder alone until `held` ends.
 
     Raises:
         TrainingError: as `train`.
@@ -144,9 +154,17 @@ def set_up(
     fabric = make_fabric(fit, TensorBoardLogger(path, name="tensorboard", version=""), len(sessions))
     if teacher:
         teacher.teach(sessions, fabric.device)
+
+    def make() -> Run:
+        if resume:
+            held.enter_context(alone(path))
+            return Run.resume(path, config, recordings, command, told)
+        run = Run.create(path, config, recordings, command, told)
+        held.enter_context(alone(path))
+        return run
+
     with absence_explained(fabric):
-        make = Run.resume if resume else Run.create
-        run = begin(fabric, path, lambda: make(path, config, recordings, command, told))
+        run = begin(fabric, path, make)
     if run.info["teacher"] != told:
         raise TrainingError(f"data.teacher={config.data.teacher} is another here than where the training was begun")
     run.info["too_short"] = sum(windows.too_short for session in sessions for windows in (session.train, session.valid))

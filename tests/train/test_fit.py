@@ -283,6 +283,19 @@ def test_a_full_disk_is_a_line_that_says_how_to_go_on(tmp_path, monkeypatch):
     assert fit(tmp_path / "run", config(epochs=3), resume=True).info["state"] == "finished"
 
 
+def test_one_training_at_a_time_works_on_a_run(tmp_path):
+    refused = []
+
+    def report(progress):
+        with pytest.raises(TrainingError, match="run is in use by another training") as caught:
+            fit(tmp_path / "run", resume=True)
+        refused.append(caught)
+
+    fit(tmp_path / "run", config(epochs=1), report)
+    assert len(refused) == 1
+    fit(tmp_path / "run", config(epochs=2), resume=True)
+
+
 def test_resuming_needs_the_same_config_and_data(tmp_path):
     path = tmp_path / "run"
     fit(path, report=interrupt_after(0))
