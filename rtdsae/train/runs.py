@@ -27,6 +27,8 @@ def find(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
         if not path.is_dir():
             raise TrainingError(f"{path}: no such folder: give a run directory, or a folder of runs")
         for found in sorted(path.rglob("run.json")):
+            if found.parent.match("ray/*/checkpoint_*"):  # of a search, whose trials are runs of their own
+                continue
             try:
                 runs[found.parent.resolve()] = Run.open(found.parent)
             except Exception as error:  # one damaged run does not hide the others

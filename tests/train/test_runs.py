@@ -1,6 +1,7 @@
 """Runs found, compared and listed."""
 
 import json
+import shutil
 
 import pytest
 from test_fit import FAMILIES, config, fit, interrupt_after
@@ -27,6 +28,12 @@ def test_runs_are_found_wherever_they_are_and_a_damaged_one_is_named(home):
     assert sorted(run.path.name for run in runs) == ["long", "other", "short"]
     assert len(damaged) == 1
     assert "damaged" in damaged[0]
+
+
+def test_what_ray_keeps_of_a_search_is_no_run(home, tmp_path):
+    shutil.copytree(home / "long", tmp_path / "trials" / "000")
+    shutil.copytree(home / "long", tmp_path / "ray" / "Trial_0" / "checkpoint_000000")
+    assert [run.path for run in find([tmp_path])[0]] == [tmp_path / "trials" / "000"]
 
 
 def test_they_are_compared_by_score_and_by_the_settings_that_differ(home):
