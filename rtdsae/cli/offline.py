@@ -56,7 +56,8 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
         for path, r in zip(config.data.paths, recordings, strict=True):
             print(f"training on {path}: {r.n_bins} bins, {r.n_channels} neurons; run: {out}")
         with TrainingProgress(config.fit.epochs) as progress:
-            info = train(out, config, recordings, progress, command=command, resume=self.resume).info
+            run = train(out, config, recordings, progress, command=command, resume=self.resume)
+        info = run.info
         if problem := info.get("problem"):  # with this process of several alone
             print(f"rtdsae train: {problem}", file=sys.__stderr__)
         if info["state"] == FOLLOWED:
@@ -64,6 +65,8 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
             return
         if info["too_short"]:
             print(f"{info['too_short']} segments are shorter than a window (S + R bins) and were left out")
+        if len(recordings) > 1 and run.alignment() is None:
+            print("the sessions share no two conditions: their read-ins were begun at random")
         ended = f"{info['state']} after {info['epochs_done']} epochs"
         if info["best_epoch"] < 0:
             cure = "where the validation score is no number, lower fit.learning_rate; else go on with --resume"

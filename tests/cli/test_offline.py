@@ -539,3 +539,8 @@ def test_ctrl_c_leaves_a_usable_run(here):
     assert (process.returncode, wrong.count("Traceback")) == (0, 0)
     assert "interrupted after" in said
     assert main(["evaluate", "new"]) == 0
+
+
+def test_sessions_that_share_no_conditions_are_said_to(here, capsys):
+    assert main([*SESSIONS, "monday.h5", "--set", "fit.epochs=1"]) == 0
+    assert "the sessions share no two conditions" in capsys.readouterr().out
