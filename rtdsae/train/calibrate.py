@@ -39,6 +39,7 @@ __all__ = ["Calibrated", "calibrate"]
 
 READOUT_STEPS = 60  # of L-BFGS on a convex loss
 READOUT_RIDGE = 1e-3
+READOUT_VALUES = 10_000_000  # that it is begun with: all windows, or evenly spaced ones of a long recording
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,9 @@ def likeliest_readout(family: Family, windows: SessionWindows) -> None:
     """
     family.eval().requires_grad_(False)
     session = family.session
-    batch = windows.tensors.windows_at(windows.train.tiles(), windows.train.bins)
+    firsts, bins = windows.train.tiles(), windows.train.bins
+    every = -(-len(firsts) * bins * session.n_neurons // READOUT_VALUES)
+    batch = windows.tensors.windows_at(firsts[::every], bins)
     x, counts = family.readin.normalise(batch.inputs), batch.counts[:, family.start :]
     factors = family(x, torch.ones_like(x[..., :1]), batch.u, False).outputs.factors
     parameters = list(session.readout.requires_grad_(True).parameters())

@@ -19,7 +19,7 @@ from rtdsae.model.priors import Labelled, Sequence
 from rtdsae.model.stream import stream
 from rtdsae.recordings.reaching import reaching
 from rtdsae.serve.engine import Engine
-from rtdsae.train.calibrate import calibrate, fit_session, rebuild
+from rtdsae.train.calibrate import begin, calibrate, fit_session, rebuild
 from rtdsae.train.config import Data, Fit, Objective, TrainConfig, Window, calibration_config
 from rtdsae.train.export import export, manifest, weights
 from rtdsae.train.fit import train
@@ -272,6 +272,24 @@ def test_settings_of_the_model_are_not_a_calibrations(home):
     c = calibrated_config(source, "fit.epochs=3", "objective.coordinated_dropout=0.1", "data.heldout_every=4")
     assert (c.model, c.window) == (config().model, config().window)
     assert (c.fit.epochs, c.objective.coordinated_dropout, c.data.heldout_every) == (3, 0.1, 4)
+
+
+def test_the_readout_of_a_long_recording_is_begun_with_some_of_its_windows(home, monkeypatch):
+    source, new = home[2], reaches(2, n_trials=20)
+    c = calibrated_config(source)
+    taken, windows_at = [], Tensors.windows_at
+
+    def counted(tensors, first, *rest):
+        taken.append(len(first))
+        return windows_at(tensors, first, *rest)
+
+    monkeypatch.setattr(Tensors, "windows_at", counted)
+    for values in (10_000_000, 30 * (S + R) * 15):
+        monkeypatch.setattr("rtdsae.train.calibrate.READOUT_VALUES", values)
+        windows = begin(source, prepare(new, c), "day2", c)[1]
+    n = len(windows.train.tiles())
+    assert n > 30
+    assert taken == [n, -(-n // -(-n // 30))]
 
 
 def test_ctrl_c_writes_nothing(home, tmp_path):
