@@ -39,6 +39,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
     def run(self) -> None:
         """Searches, and says where the best run is."""
         from rtdsae.recordings import load
+        from rtdsae.train.export import check_exportable, export
         from rtdsae.train.search import search
         from rtdsae.train.space import load_search
 
@@ -46,8 +47,10 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
         data = wanted.base.data
         if not data.paths:
             raise ConfigError(f"{self.config} names no recording: give --data PATH, or set data.path in its base")
-        if self.export is not None and self.export.exists():
-            raise ExportError(f"{self.export} exists: choose another --export")
+        if self.export is not None:
+            if self.export.exists():
+                raise ExportError(f"{self.export} exists: choose another --export")
+            check_exportable(wanted.base, str(self.config), self.export)  # a search takes hours
 
         from rtdsae.train.sessions import prepare
 
@@ -67,8 +70,6 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
         if self.export is None:
             print(f"rtdsae export {out / 'best'} --out models/NAME makes a bundle of it")
             return
-        from rtdsae.train.export import export
-
         made = export(found.best, self.export)
         print(f"bundle: {self.export} ({made.hash[:16]})")
 

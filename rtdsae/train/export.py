@@ -19,9 +19,10 @@ from rtdsae.errors import ExportError
 from rtdsae.model.family import Family
 from rtdsae.model.stream import stream
 from rtdsae.train.alignment import Alignment
+from rtdsae.train.config import TrainConfig
 from rtdsae.train.run import Run, npz
 
-__all__ = ["export"]
+__all__ = ["check_exportable", "export"]
 
 OPSET = 20
 CHECKED_BINS = 1000
@@ -77,13 +78,7 @@ def export(run: Run, out: Path, lanes: int | None = None, overwrite: bool = Fals
         BundleError: something else stands at `out`.
         TrainingError: the run has no trained model.
     """
-    if not run.config.model.causal:
-        raise ExportError(
-            f"{run.path} is an acausal reference (model.causal: false): it sees the future and cannot be streamed; "
-            "train with model.causal: true"
-        )
-    if not bundle.is_name(out.resolve().name):
-        raise ExportError(f"{out}: a bundle's name must be letters, digits, '.', '_' and '-', 100 at most")
+    check_exportable(run.config, str(run.path), out)
     if out.exists() and not overwrite:
         raise ExportError(f"{out} exists: choose another --out, or replace it with --overwrite")
     bundle.check_replaceable(out, overwrite)
@@ -98,6 +93,21 @@ def export(run: Run, out: Path, lanes: int | None = None, overwrite: bool = Fals
         files |= {bundle.session_path(session["name"], name) if i else name: data for name, data in made.items()}
     bundle.write(out, manifest(run, family, out.name, lanes), files, overwrite=overwrite)
     return bundle.load(out)
+
+
+def check_exportable(config: TrainConfig, source: str, out: Path) -> None:
+    """Refuse what no training makes a bundle of: an acausal model, and a name that no bundle can have.
+
+    Raises:
+        ExportError: `source`, named in the message, or `out` is one of these.
+    """
+    if not config.model.causal:
+        raise ExportError(
+            f"{source} is an acausal reference (model.causal: false): it sees the future and cannot be streamed; "
+            "train with model.causal: true"
+        )
+    if not bundle.is_name(out.resolve().name):
+        raise ExportError(f"{out}: a bundle's name must be letters, digits, '.', '_' and '-', 100 at most")
 
 
 def session_files(family: Family, sample: dict[str, np.ndarray], lanes: int) -> dict[str, bytes]:

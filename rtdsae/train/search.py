@@ -38,7 +38,10 @@ from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchAlg
 
 from rtdsae.errors import TrainingError, one_line
 from rtdsae.recordings import Recording
+from rtdsae.train.alone import alone
+from rtdsae.train.fit import session_windows
 from rtdsae.train.run import Run, write
+from rtdsae.train.sessions import check_together
 from rtdsae.train.space import Choices, Search, check_shapes, explore, is_whole, leaves
 from rtdsae.train.teacher import Teacher
 from rtdsae.train.trial import Trial, copy_run
@@ -122,14 +125,19 @@ def search(
         command: what the user typed, for the model card.
 
     Raises:
-        ConfigError: a population cannot be over one of the keys.
-        TrainingError: `out` is something else, or another search; or no trial came to anything.
+        ConfigError: a population cannot be over one of the keys, or the recordings do not go together.
+        TrainingError: `out` is something else, another search, or in use; no window fits; there is no room for a
+            trial; or no trial came to anything.
     """
+    check_together(recordings, search.base)
+    session_windows(recordings, search.base)  # said here, and not by each trial
     if search.settings.method == "pbt":
         check_shapes(search, recordings)
     search, teacher = with_teacher(search, recordings)
-    claim(out, search, recordings, teacher)
-    with running_ray(search, address):
+    with alone(out):
+        claim(out, search, recordings, teacher)
+    with alone(out), running_ray(search, address):
+        check_room(search)
         trials = run_trials(search, recordings, out, report, command)
         return gather(out, trials, search.settings.trials)
 
@@ -139,7 +147,7 @@ def running_ray(search: Search, address: str | None) -> Iterator[None]:
     """Ray, quiet: what runs already, or else the cluster at the address or one of this computer, until the end.
 
     Raises:
-        TrainingError: there is no cluster at the address.
+        TrainingError: there is no cluster at the address, or Ray does not start.
     """
     for key, value in RAY.items():
         os.environ.setdefault(key, value)
@@ -153,7 +161,10 @@ def running_ray(search: Search, address: str | None) -> Iterator[None]:
     else:
         at_once = search.settings.concurrent
         cpus = None if at_once is None else at_once * search.base.fit.threads
-        ray.init("local", num_cpus=cpus, include_dashboard=False, **QUIET)
+        try:
+            ray.init("local", num_cpus=cpus, include_dashboard=False, **QUIET)
+        except Exception as error:  # Ray raises the base class too
+            raise TrainingError(f"Ray does not start on this computer: {one_line(error)}") from None
     try:
         yield
     finally:
@@ -176,12 +187,28 @@ def join(address: str) -> None:
         raise TrainingError(f"no Ray cluster at {address}: {one_line(error)}; {mend}") from None
 
 
+def check_room(search: Search) -> None:
+    """Refuse trials that no computer has room for: Ray would wait for another one, for ever and in silence.
+
+    Raises:
+        TrainingError: none has.
+    """
+    takes = {"CPU": search.base.fit.threads, "GPU": search.settings.gpus}
+    computers = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(all(has.get(kind, 0) >= n for kind, n in takes.items()) for has in computers):
+        most = " and ".join(f"{max(has.get(kind, 0) for has in computers):g} {kind}s" for kind in takes)
+        raise TrainingError(
+            f"a trial takes {takes['CPU']} CPUs (fit.threads) and {takes['GPU']:g} GPUs (gpus), and no computer has "
+            f"these: {most} at most; lower them"
+        )
+
+
 def run_trials(
     search: Search, recordings: Sequence[Recording], out: Path, report: Callable[[Generation], None], command: str
 ) -> list[RayTrial]:
     """Train all trials to their end, or go on with what is in `out`."""
-    begun = any(out.glob("ray/experiment_state-*.json"))
-    searcher, scheduler = method(search, slowest(out, search.settings.trials) if begun else 0)
+    goes_on = begun(out)
+    searcher, scheduler = method(search, slowest(out, search.settings.trials) if goes_on else 0)
     random.seed(search.settings.seed)  # Ray's scheduler draws from it
     return tune.run(
         tune.with_parameters(Trial, search=search, recordings=list(recordings), command=command),
@@ -200,9 +227,14 @@ def run_trials(
         raise_on_failed_trial=False,
         max_failures=1,  # a computer of a cluster may go away
         trial_dirname_creator=str,
-        resume="AUTO+ERRORED" if begun else False,
+        resume="AUTO+ERRORED" if goes_on else False,
         verbose=0,
     ).trials
+
+
+def begun(out: Path) -> bool:
+    """Whether trials of the search in this folder were begun."""
+    return any(out.glob("ray/experiment_state-*.json"))
 
 
 def with_teacher(search: Search, recordings: Sequence[Recording]) -> tuple[Search, str]:
@@ -220,7 +252,7 @@ def with_teacher(search: Search, recordings: Sequence[Recording]) -> tuple[Searc
 
 
 def claim(out: Path, search: Search, recordings: Sequence[Recording], teacher: str) -> None:
-    """Make the search's folder, or see that it is this search's.
+    """Make the search's folder, or see that it is this search's; one that came to no trial may become another.
 
     Raises:
         TrainingError: it is not.
@@ -235,7 +267,7 @@ def claim(out: Path, search: Search, recordings: Sequence[Recording], teacher: s
     if teacher:
         asked["teacher"] = {"sha256": teacher}
     path = out / "search.json"
-    if path.exists():
+    if begun(out):
         try:
             old = leaves(json.loads(path.read_text()))
         except (OSError, ValueError, AttributeError) as error:
@@ -246,7 +278,7 @@ def claim(out: Path, search: Search, recordings: Sequence[Recording], teacher: s
             was = "on other data" if key.startswith("data.") else f"with {key}={old.get(key)}, not {new.get(key)}"
             raise TrainingError(f"{out} was begun {was}: go on with the same, or choose another --out")
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not path.exists())):
         raise TrainingError(f"{out} exists and is no search: choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)

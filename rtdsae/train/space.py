@@ -260,6 +260,8 @@ def check(search: Search, key: str, axis: Range | Choices) -> None:
     is_weight = name in ("tau", "variance") and known.get(f"{prior}.kind") not in (None, "sequence")
     if search.settings.method == "pbt" and is_weight:
         raise ConfigError(f"{source}: it is among the weights, which a population hands on: use method random or tpe")
+    if search.settings.method == "pbt" and isinstance(axis, Range) and axis.init == 0 and not is_whole(search, key):
+        raise ConfigError(f"{source}: a population multiplies, and 0 stays 0: give init above it, or leave it away")
     for end in axis.ends:
         search.config({key: end})
 
@@ -308,6 +310,7 @@ def explore(search: Search, values: dict[str, Any], draw: random.Random) -> dict
             near[key] = draw.choice(axis.choices[max(0, at - 1) : at + 2])
             continue
         value = values[key] * draw.uniform(1 - axis.explore, 1 + axis.explore)
-        value = round(value) if is_whole(search, key) else value
+        if is_whole(search, key) and (value := round(value)) == values[key]:  # where no factor gets away from
+            value += draw.choice((-1, 0, 1))
         near[key] = min(max(value, axis.low), axis.high)
     return near

@@ -15,7 +15,8 @@ from test_fit import recording
 
 from rtdsae import bundle, recordings, shipped
 from rtdsae.cli import main
-from rtdsae.errors import ConfigError
+from rtdsae.errors import ConfigError, TrainingError
+from rtdsae.train.alone import alone
 from rtdsae.train.config import load_config
 from rtdsae.train.run import Run
 from rtdsae.train.space import explore, load_search
@@ -71,6 +72,7 @@ def write(folder, **changes):
         ({"space": {"fit.devices": {"choices": [1, 2]}}}, "space.fit.devices: a trial is one process"),
         ({"space": {"fit.batch_size": {"low": 16, "high": 64.5}}}, "fit.batch_size is a whole number"),
         ({"space": {"fit.batch_size": {"low": 16, "high": 64, "init": 20.5}}}, "fit.batch_size is a whole number"),
+        ({"method": "pbt", "space": {"model.dropout": {"low": 0.0, "high": 0.5, "init": 0}}}, "0 stays 0"),
         ({"method": "pbt", "space": {"model.family": {"choices": ["lfads", "fdmm"]}}}, "use method random or tpe"),
         ({"method": "pbt", "space": {"model.f_prior.variance": {"low": 0.1, "high": 1.0}}}, "among the weights"),
         ({"method": "pbt", "space": {"model.z_prior.tau": {"low": 1.0, "high": 9.0}}}, "among the weights"),
@@ -146,6 +148,17 @@ def test_perturbed_values_stay_in_their_range(here):
         assert 0 <= values["model.dropout"] <= 0.6
 
 
+def test_small_whole_numbers_are_perturbed_too(here):
+    axis = {"low": 0, "high": 5, "init": 1, "explore": 0.3}  # a factor of 1.3 at most leaves 1 where it is, and any 0
+    wanted = load_search(write(here, method="pbt", space={"objective.spike_jitter_bins": axis}), ("wave.h5",))
+    draw, values = random.Random(0), {"objective.spike_jitter_bins": 1}
+    seen = set()
+    for _ in range(200):
+        values = explore(wanted, values, draw)
+        seen.add(values["objective.spike_jitter_bins"])
+    assert seen == set(range(6))
+
+
 def test_the_shipped_search_is_one():
     wanted = load_search(Path(__file__).parents[2] / "configs" / "search_lfads.yaml", ("a.h5",))
     assert wanted.settings.method == "pbt"
@@ -157,6 +170,49 @@ def test_the_shipped_search_is_one():
 RAY_SESSIONS = Path("/tmp/ray")  # a folder for each Ray that was started on this computer
 TAKES_S = 300
 RAY = "Ray is not installed: pip install '.[search]'"
+
+
+@pytest.mark.parametrize(
+    ("base", "args", "said"),
+    [
+        (BASE.replace("horizon_bins: 15", "horizon_bins: 500"), (), "no train segment holds a window of 505 bins"),
+        (BASE, ("--export", "my model"), "my model: a bundle's name must be"),
+        (BASE.replace("{family", "{causal: false, family"), ("--export", "made"), "s.yaml is an acausal reference"),
+    ],
+)
+def test_what_no_trial_can_mend_is_said_before_the_first(here, capsys, base, args, said):
+    pytest.importorskip("ray", reason=RAY)
+    (here / "c.yaml").write_text(base)
+    write(here)
+    assert main(["search", "s.yaml", "--data", "wave.h5", "--out", "out", *args]) == 2
+    assert said in capsys.readouterr().err
+    assert not (here / "out").exists()
+
+
+def test_a_folder_is_one_search_at_a_time_and_of_one_once_a_trial_was_begun(here, capsys):
+    pytest.importorskip("ray", reason=RAY)
+    from rtdsae.train.search import claim
+
+    claim(here / "out", load_search(write(here, trials=3), ("wave.h5",)), [recording()], "")
+    wanted = load_search(write(here), ("wave.h5",))
+    claim(here / "out", wanted, [recording()], "")  # of the first there was nothing yet
+    (here / "out" / "ray").mkdir()
+    (here / "out" / "ray" / "experiment_state-1.json").touch()
+    claim(here / "out", wanted, [recording()], "")
+    with pytest.raises(TrainingError, match=r"begun with search\.trials=2, not 3"):
+        claim(here / "out", load_search(write(here, trials=3), ("wave.h5",)), [recording()], "")
+    write(here)
+    with alone(here / "out"):
+        assert main(["search", "s.yaml", "--data", "wave.h5", "--out", "out"]) == 2
+    assert "out is in use by another training or search" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(180)
+def test_trials_that_no_computer_has_room_for_are_refused(here, capsys):
+    pytest.importorskip("ray", reason=RAY)
+    write(here, gpus=99)
+    assert main(["search", "s.yaml", "--data", "wave.h5", "--out", "out"]) == 2
+    assert "a trial takes 1 CPUs (fit.threads) and 99 GPUs (gpus), and no computer has" in capsys.readouterr().err
 
 
 @pytest.mark.timeout(180)
