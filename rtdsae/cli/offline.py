@@ -94,7 +94,7 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
 
         from rtdsae.train.choose import choose
 
-        choices = choose(recordings, config.model.family, taught=bool(config.data.teacher))
+        choices = choose(recordings, config.model.family, bool(config.data.teacher), config.model.causal)
         print("chosen for this recording; --set changes any of it, and the run's config.yaml keeps it:")
         given = {setting.partition("=")[0] for setting in self.set}
         for choice in choices:

@@ -36,19 +36,23 @@ class Choice(NamedTuple):
 FAMILY = Choice("model.family", "lfads", "describes spikes best on most recordings, and runs on for hours")
 NOTHING_BY_HEART = "spikes are drawn from the teacher's rates, others at every step"
 TAUGHT_SIZE = "with a teacher there is nothing to learn by heart, and a filter needs room"
+TEACHERS_SIZE = "a student's, who then begins with the weights of this acausal model"
 TAUGHT = [
     Choice("objective.coordinated_dropout", 0.0, NOTHING_BY_HEART),
     Choice("model.dropout", 0.05, NOTHING_BY_HEART),
 ]
 
 
-def choose(recordings: Sequence[Recording], family: str = "lfads", taught: bool = False) -> list[Choice]:
+def choose(
+    recordings: Sequence[Recording], family: str = "lfads", taught: bool = False, causal: bool = True
+) -> list[Choice]:
     """The settings for prepared recordings (split, held-out neurons flagged), the sessions of one model.
 
     Args:
         recordings: the sessions.
         family: the model's, where it is wished for.
         taught: whether the model has a teacher (`data.teacher`).
+        causal: whether it is causal; one that is not is of use as a teacher.
     """
     first = recordings[0]
     lengths = np.concatenate([lengths_of(r.segments[r.in_split("train")]) for r in recordings])
@@ -61,7 +65,8 @@ def choose(recordings: Sequence[Recording], family: str = "lfads", taught: bool 
     turns = f"segments of up to {longest} bins: two copies take turns at the anchor"
     whole = "trials, each with an anchor of its own" if trials else turns
     choices.append(Choice("window.lanes", 1 if trials else 2, whole))
-    choices += sizes(min(r.n_channels for r in recordings), len(recordings), family, taught)
+    room = TAUGHT_SIZE if taught else "" if causal else TEACHERS_SIZE
+    choices += sizes(min(r.n_channels for r in recordings), len(recordings), family, room)
     choices += TAUGHT if taught else regularisation(recordings)
     n_windows = int(np.sum(-(-np.maximum(lengths - s, 0) // r)))
     by_heart = repeats(recordings) >= REPEATED and not taught
@@ -89,17 +94,17 @@ def window_of(bin_width_s: float, lengths: np.ndarray, held_back: int) -> tuple[
     return s, max(1, usual - s), why
 
 
-def sizes(n_channels: int, n_sessions: int, family: str, taught: bool) -> list[Choice]:
-    """The settings of the model's size."""
+def sizes(n_channels: int, n_sessions: int, family: str, room: str) -> list[Choice]:
+    """The settings of the model's size; `room`, if any, is why it is a larger one."""
     few = n_channels < 40
     why = f"{n_channels} channels"
     choices = [
         Choice("model.fac_dim", 16 if few else 40 if n_channels < 80 else 64, why),
         Choice("model.z_dim", 4 if n_channels < 80 else 16, why),
-        Choice("model.gen_dim", 200 if taught else 100 if few else 128, TAUGHT_SIZE if taught else why),
+        Choice("model.gen_dim", 200 if room else 100 if few else 128, room or why),
     ]
-    if taught and family == FAMILY.value:
-        choices += [Choice(f"model.{key}", 128, TAUGHT_SIZE) for key in ("ci_enc_dim", "con_dim")]
+    if room and family == FAMILY.value:
+        choices += [Choice(f"model.{key}", 128, room) for key in ("ci_enc_dim", "con_dim")]
     if n_sessions > 1:
         choices.append(Choice("model.readin_dim", READIN, f"{n_sessions} sessions meet in common inputs"))
     return choices

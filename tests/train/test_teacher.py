@@ -265,6 +265,17 @@ def test_a_calibration_of_what_was_taught_is_by_recorded_spikes():
 # for who writes no configuration --------------------------------------------------------------------------------------
 
 
+def test_a_teacher_and_its_student_are_of_one_size():
+    c = make_config({"model": {"family": "lfads"}}, "c", (), ("wave.h5",))
+    made = [prepare(recording(), c)]
+    teacher, student = (
+        {one.key: one.value for one in choose(made, "lfads", taught, causal) if one.key.startswith("model.")}
+        for taught, causal in ((False, False), (True, True))
+    )
+    assert teacher | {"model.dropout": 0} == student | {"model.dropout": 0}
+    assert student["model.gen_dim"] > {one.key: one.value for one in choose(made)}["model.gen_dim"]
+
+
 def test_with_a_teacher_less_is_held_down():
     firsts = 60 * np.arange(300)
     trials = recording(bins=18_000, segments=np.stack([firsts, firsts + 60], 1), conditions=np.arange(300) % 2)
