@@ -248,9 +248,10 @@ class Subscriber(Connection):
         Args:
             waited_s: for how long, where it was waited for in several calls.
         """
-        waited, waited_s = f"no bin from {self.endpoint}", self._waited_s if waited_s is None else waited_s
+        waited_s = self._waited_s if waited_s is None else waited_s
+        waited = f"no bin from {self.endpoint}"
         if waited_s is not None:
-            waited = f"{waited} for {waited_s:g} s"
+            waited = f"no bin from {self.endpoint} for {waited_s:g} s"
         quiet_s = time.monotonic() - self._heard_at
         if GONE_S <= quiet_s < math.inf:
             return f"{waited}, nothing at all for {quiet_s:.0f} s: has it stopped, or its computer, or is a cable out?"

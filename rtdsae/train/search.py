@@ -136,7 +136,7 @@ def search(
     search, teacher = with_teacher(search, recordings)
     with alone(out):
         claim(out, search, recordings, teacher)
-    with alone(out), running_ray(search, address):
+    with alone(out), running_ray(search, address):  # once more: a new folder could not be held before it was made
         check_room(search)
         trials = run_trials(search, recordings, out, report, command)
         return gather(out, trials, search.settings.trials)

@@ -169,9 +169,9 @@ def test_an_ordinary_thread_stays_one():
 
 
 def test_the_collector_does_not_see_what_was_loaded_before():
-    before = gc.get_freeze_count()
+    gc.unfreeze()  # what a daemon in this process has frozen
     try:
         settle()
-        assert gc.get_freeze_count() > before + 10_000
+        assert gc.get_freeze_count() > 10_000
     finally:
         gc.unfreeze()
