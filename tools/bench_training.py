@@ -37,10 +37,11 @@ from rtdsae.model.families import LFADSConfig, lfads, make_family
 from rtdsae.recordings import Recording, synthetic
 from rtdsae.train.average import Averaged
 from rtdsae.train.config import Data, Fit, Objective, TrainConfig, Window
-from rtdsae.train.fit import Training, keep_memory, session_windows, train_epoch
+from rtdsae.train.fit import Training, keep_memory, train_epoch
 from rtdsae.train.objective import Loss
 from rtdsae.train.processes import make_fabric
 from rtdsae.train.sessions import dims_of
+from rtdsae.train.windows import session_windows
 
 BINS, ANCHOR, SEEN = 100, 20, 40
 SIZES = {"gen_dim": 200, "fac_dim": 40, "con_dim": 64, "ci_enc_dim": 64, "ic_enc_dim": 64}

@@ -32,9 +32,8 @@ from rtdsae.train.failures import NotFinite, absence_explained, check_finite, ch
 from rtdsae.train.objective import Loss, Schedule, selecting, valid_scores
 from rtdsae.train.processes import add_up, begin, follow, make_fabric
 from rtdsae.train.run import FAILED, Run
-from rtdsae.train.sessions import vocabulary
 from rtdsae.train.teacher import Teacher
-from rtdsae.train.windows import SessionWindows, Tensors
+from rtdsae.train.windows import SessionWindows, session_windows
 
 __all__ = ["Progress", "Standing", "Training", "keep_memory", "run_epochs", "train", "train_epoch"]
 
@@ -239,21 +238,6 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-def session_windows(recordings: Sequence[Recording], config: TrainConfig) -> list[SessionWindows]:
-    """Each session's windows.
-
-    Raises:
-        TrainingError: no window fits.
-    """
-    s, r, words = config.window.anchor_bins, config.window.horizon_bins, vocabulary(recordings)
-    sessions: list[SessionWindows] = []
-    before = 0
-    for i, recording in enumerate(recordings):
-        sessions.append(SessionWindows(Tensors(recording, config.objective.cv_mask), s + r, r, words, before, i))
-        before += len(sessions[-1].train.segments)
-    return sessions
 
 
 def make_adversary(config: TrainConfig, device: torch.device) -> Adversary | None:

@@ -18,19 +18,14 @@ learning rate falls over the whole search as it does in any run; what is searche
 
 import dataclasses
 import json
-import logging
-import os
 import random
 import shutil
-import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import ray
 from ray import tune
 from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining, TrialScheduler
@@ -39,25 +34,19 @@ from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter, SearchAlg
 from rtdsae.errors import TrainingError, one_line
 from rtdsae.recordings import Recording
 from rtdsae.train.alone import alone
-from rtdsae.train.fit import session_windows
+from rtdsae.train.cluster import check_room, running_ray
 from rtdsae.train.run import Run, write
 from rtdsae.train.sessions import check_together
 from rtdsae.train.space import Choices, Search, check_shapes, explore, is_whole, leaves
 from rtdsae.train.teacher import Teacher
 from rtdsae.train.trial import Trial, copy_run
+from rtdsae.train.windows import session_windows
 
 __all__ = ["Found", "Generation", "search"]
 
 FREE = ("concurrent", "gpus")  # may differ when a search goes on
 GIVES_UP = 0.25  # of a population, after each generation
 KEPT = 4  # checkpoints of each trial; Ray wants more than 2 of a population
-RAY = {  # what Ray reads of the environment, where it is not set there
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial without a GPU sees none
-    "RAY_AIR_NEW_OUTPUT": "0",  # whose verbosity 0 still prints
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # metrics.csv and run.json are the log
-}
-QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}  # of ray.init
 
 
 @dataclass(frozen=True)
@@ -134,73 +123,14 @@ def search(
     if search.settings.method == "pbt":
         check_shapes(search, recordings)
     search, teacher = with_teacher(search, recordings)
+    trials = search.settings.concurrent
+    cpus = None if trials is None else trials * search.base.fit.threads
     with alone(out):
         claim(out, search, recordings, teacher)
-    with alone(out), running_ray(search, address):  # once more: a new folder could not be held before it was made
-        check_room(search)
+    with alone(out), running_ray(cpus, address):  # once more: a new folder could not be held before it was made
+        check_room(search.base.fit.threads, search.settings.gpus)
         trials = run_trials(search, recordings, out, report, command)
         return gather(out, trials, search.settings.trials)
-
-
-@contextmanager
-def running_ray(search: Search, address: str | None) -> Iterator[None]:
-    """Ray, quiet: what runs already, or else the cluster at the address or one of this computer, until the end.
-
-    Raises:
-        TrainingError: there is no cluster at the address, or Ray does not start.
-    """
-    for key, value in RAY.items():
-        os.environ.setdefault(key, value)
-    for said_here in ("ray.tune.tune", "ray.tune.analysis.experiment_analysis"):
-        logging.getLogger(said_here).setLevel(logging.CRITICAL)
-    if ray.is_initialized():
-        yield
-        return
-    if address:
-        join(address)
-    else:
-        at_once = search.settings.concurrent
-        cpus = None if at_once is None else at_once * search.base.fit.threads
-        try:
-            ray.init("local", num_cpus=cpus, include_dashboard=False, **QUIET)
-        except Exception as error:  # Ray raises the base class too
-            raise TrainingError(f"Ray does not start on this computer: {one_line(error)}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def join(address: str) -> None:
-    """Join a cluster.
-
-    Raises:
-        TrainingError: there is none at the address.
-    """
-    try:
-        host, _, port = address.rpartition("://")[2].rpartition(":")
-        if host:  # Ray itself tries for minutes
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-        ray.init(address, **QUIET)
-    except (OSError, RuntimeError, ValueError) as error:
-        mend = "start one with ray start; if there is one that wants a token, begin this with RAY_AUTH_MODE=token"
-        raise TrainingError(f"no Ray cluster at {address}: {one_line(error)}; {mend}") from None
-
-
-def check_room(search: Search) -> None:
-    """Refuse trials that no computer has room for: Ray would wait for another one, for ever and in silence.
-
-    Raises:
-        TrainingError: none has.
-    """
-    takes = {"CPU": search.base.fit.threads, "GPU": search.settings.gpus}
-    computers = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(all(has.get(kind, 0) >= n for kind, n in takes.items()) for has in computers):
-        most = " and ".join(f"{max(has.get(kind, 0) for has in computers):g} {kind}s" for kind in takes)
-        raise TrainingError(
-            f"a trial takes {takes['CPU']} CPUs (fit.threads) and {takes['GPU']:g} GPUs (gpus), and no computer has "
-            f"these: {most} at most; lower them"
-        )
 
 
 def run_trials(

@@ -3,6 +3,7 @@
 Several sessions share a model; a batch is of one of them, since their neurons are others.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +14,10 @@ from rtdsae.errors import TrainingError
 from rtdsae.model.priors import Context
 from rtdsae.recordings import Recording
 from rtdsae.recordings.segments import lengths_of
+from rtdsae.train.config import TrainConfig
+from rtdsae.train.sessions import vocabulary
 
-__all__ = ["Batch", "SessionWindows", "Tensors", "Windows", "entries_apart"]
+__all__ = ["Batch", "SessionWindows", "Tensors", "Windows", "entries_apart", "session_windows"]
 
 MOST_VALUES = 40_000_000  # that means and deviations are taken from
 CV_SEED = 11  # the entries that `objective.cv_mask` keeps apart are the same in all epochs and runs
@@ -207,3 +210,18 @@ class SessionWindows:
         bins = int(lengths_of(self.train.segments).sum())
         every = -(-bins * self.tensors.counts.shape[1] // MOST_VALUES)
         return torch.cat([self.tensors.counts[a:b:every] for a, b in self.train.segments]).float()
+
+
+def session_windows(recordings: Sequence[Recording], config: TrainConfig) -> list[SessionWindows]:
+    """Each session's windows.
+
+    Raises:
+        TrainingError: no window fits.
+    """
+    s, r, words = config.window.anchor_bins, config.window.horizon_bins, vocabulary(recordings)
+    sessions: list[SessionWindows] = []
+    before = 0
+    for i, recording in enumerate(recordings):
+        sessions.append(SessionWindows(Tensors(recording, config.objective.cv_mask), s + r, r, words, before, i))
+        before += len(sessions[-1].train.segments)
+    return sessions
