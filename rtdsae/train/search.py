@@ -123,8 +123,8 @@ def search(
     if search.settings.method == "pbt":
         check_shapes(search, recordings)
     search, teacher = with_teacher(search, recordings)
-    trials = search.settings.concurrent
-    cpus = None if trials is None else trials * search.base.fit.threads
+    at_once = search.settings.concurrent
+    cpus = None if at_once is None else at_once * search.base.fit.threads
     with alone(out):
         claim(out, search, recordings, teacher)
     with alone(out), running_ray(cpus, address):  # once more: a new folder could not be held before it was made

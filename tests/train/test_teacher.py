@@ -166,6 +166,14 @@ def test_a_student_of_the_teachers_sizes_begins_with_its_weights(tmp_path):
     assert {n for n in own if n not in taken} == {"con.weight_x"}
     assert not begun(gen_dim=9)[0] & {"ic.head.linear.weight", "sessions.0.readout.linear.weight"}
 
+    still = taught(tmp_path / "teacher", path=("a.h5", "b.h5"), epochs=1, learning_rate=1e-12)
+    trained = fit(
+        tmp_path / "student",
+        msgspec.structs.replace(still, model=msgspec.structs.replace(model, causal=True)),
+        data=both,
+    )
+    assert torch.allclose(trained.model().state_dict()["gen.cell.weight_h"], known["gen.cell.weight_h"], atol=1e-6)
+
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_teaches_and_is_taught(family, tmp_path):
