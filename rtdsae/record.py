@@ -42,6 +42,7 @@ MOST_LABELS = 4000  # that an attribute of HDF5 holds; the schema, beside them, 
 SPARE_BYTES = 16 << 20  # that must be free besides: for HDF5's own, and for other programs that write meanwhile
 DRAIN_S = 1.0  # for what has arrived and is not yet recorded, at the end
 MAX_HOLES = 1000  # named in the file; more are counted
+MOST_MISSING = 2**64 - 1  # that an attribute of HDF5 holds
 
 
 class Recorder:
@@ -283,8 +284,9 @@ class _File:
                 _append(self._part[f"arrays/{name}"], payload[:, where].reshape(-1, *shape))
         if statuses:
             _append(self._file["status"], np.array(statuses, object))
-        if self._n_missing != self._file.attrs["missing"]:
-            self._file.attrs["missing"] = self._n_missing
+        missing = min(self._n_missing, MOST_MISSING)
+        if missing != self._file.attrs["missing"]:
+            self._file.attrs["missing"] = missing
             self._file.attrs["holes"] = np.array(self._holes, "u8")
 
 

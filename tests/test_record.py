@@ -17,7 +17,7 @@ from rtdsae.client import Control, Subscriber
 from rtdsae.errors import ControlError, EndpointError, RecordingError
 from rtdsae.record import Recorder
 from rtdsae.recordings import recorded
-from rtdsae.wire import Array, Flags, Schema
+from rtdsae.wire import Array, Encoder, Flags, Schema
 
 
 @pytest.fixture
@@ -153,6 +153,21 @@ def test_what_the_daemon_has_no_longer_is_said_in_the_file_and_in_a_line(station
     with h5py.File(tmp_path / "out.h5") as file:
         assert file.attrs["missing"] == 4
         assert file.attrs["holes"].tolist() == [[7, 5, 6], [7, 10, 11]]
+
+
+def test_holes_longer_than_a_number_in_the_file_end_it_as_others_do(station, start, tmp_path):
+    recording = start()
+    station.bins(1)
+    for run in (7, 8):
+        station.encoder = Encoder(SCHEMA, run)
+        station.next_seq = 2**64 - 101  # its bin is the largest number there is
+        station.bins(1)
+    recording.has(2**64)
+    with pytest.raises(RecordingError, match=f"{2**65 - 203} of {2**65 - 200} bins are missing"):
+        recording.end()
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert file.attrs["missing"] == 2**64 - 1
+        assert len(file.attrs["holes"]) == 2
 
 
 def test_bins_of_another_run_fill_no_hole(station, start, tmp_path):
