@@ -17,6 +17,7 @@ learning rate falls over the whole search as it does in any run; what is searche
 """
 
 import dataclasses
+import filecmp
 import json
 import random
 import shutil
@@ -46,6 +47,7 @@ __all__ = ["Found", "Generation", "search"]
 
 FREE = ("concurrent", "gpus")  # may differ when a search goes on
 GIVES_UP = 0.25  # of a population, after each generation
+CHECKPOINTS = ("best.pt", "last.pt")
 KEPT = 4  # checkpoints of each trial; Ray wants more than 2 of a population
 
 
@@ -298,7 +300,6 @@ def gather(out: Path, trials: Sequence[RayTrial], n_trials: int) -> Found:
     Raises:
         TrainingError: no trial has a finished epoch.
     """
-    replace(out / "trials")
     runs = dict(collected(out, trials))
     failed = [f"trial {name(trial)}: {why}" for trial in trials if (why := reason(trial))]
     scored = {key: run for key, run in runs.items() if run.info.get("best_score") is not None}
@@ -308,8 +309,7 @@ def gather(out: Path, trials: Sequence[RayTrial], n_trials: int) -> Found:
         why = failed[0] if failed else "it was interrupted before a generation ended: the same command goes on"
         raise TrainingError(f"no trial of {out} has come to anything: {why}")
     best = min(scored, key=lambda key: scored[key].info["best_score"])
-    replace(out / "best")
-    copy_run(scored[best].path, out / "best")
+    lay_out(scored[best].path, out / "best")
     finished = sum(not reason(trial) for trial in ended)
     return Found(Run.open(out / "best"), best, finished, failed, "finished" if over else "interrupted")
 
@@ -321,7 +321,7 @@ def collected(out: Path, trials: Sequence[RayTrial]) -> Iterator[tuple[str, Run]
             continue
         with trial.checkpoint.as_directory() as folder:
             if (Path(folder) / "run.json").exists():
-                copy_run(Path(folder), out / "trials" / name(trial))
+                lay_out(Path(folder), out / "trials" / name(trial))
                 yield name(trial), Run.open(out / "trials" / name(trial))
 
 
@@ -333,7 +333,11 @@ def reason(trial: RayTrial) -> str:
     return str(trial.last_result.get("failure", "")) if trial.last_result else ""
 
 
-def replace(folder: Path) -> None:
-    """Remove what an earlier part of the search left."""
-    if folder.exists():
-        shutil.rmtree(folder)
+def lay_out(run: Path, target: Path) -> None:
+    """Copy a run in the place of an earlier one; the very same one stays, with the scores that it has by now."""
+    if target.exists():
+        same, _, _ = filecmp.cmpfiles(run, target, CHECKPOINTS, shallow=False)
+        if same == [*CHECKPOINTS]:
+            return
+        shutil.rmtree(target)
+    copy_run(run, target)

@@ -230,7 +230,10 @@ def test_a_population_gives_up_its_worst_and_its_best_is_a_bundle(here):
     assert best.info["best_score"] == min(run.info["best_score"] for run in trials)
     assert best.model() is not None
     assert bundle.load(here / "made").manifest.family == "lfads"
+    best.info["scores"] = {"co_bps": 0.5}
+    best.save_info()
     assert main([*command]) == 0  # nothing is left to do
+    assert Run.open(here / "out" / "best").info["scores"] == {"co_bps": 0.5}
     write(here, method="pbt", trials=3, generations=3, space=space)
     assert main(command) == 2
 
