@@ -90,7 +90,7 @@ def find(
         query: as `predicate` takes it.
         timeout_s: seconds.
         tick: called ten times a second; when it returns False the search is given up and the answer is None.
-        again: the source_id of a stream that was lost: it is taken as soon as it is seen.
+        again: the source_id of a stream that was lost: it is taken as soon as it is seen, alone.
         in_place_of: the uid of a stream that is silent and may speak again: nothing but itself, restarted, is meant.
         itself_after_s: then it may be itself, not restarted, too: it can be reached, if not by the old connection.
 
@@ -107,10 +107,10 @@ def find(
             others = [info for info in found if info.uid() != in_place_of and info.source_id() in ("", again)]
             itself = [info for info in found if info.uid() == in_place_of]
             found = others or (itself if pylsl.local_clock() >= began + itself_after_s else [])
-        if same := [info for info in found if again and info.source_id() == again]:
-            return same[0]
+        same = [info for info in found if again and info.source_id() == again]
         now = pylsl.local_clock()
-        if found and now >= (settled := min(settled, now + SECOND_STREAM_S)):
+        if found and now >= (settled := min(settled, now + (LOOK_S if same else SECOND_STREAM_S))):
+            found = same or found
             break
         if not tick():
             return None
@@ -118,7 +118,9 @@ def find(
             raise StreamError(f"no LSL stream matches {query} after {timeout_s:g} s; {_what_is_there()}")
         time.sleep(min(LOOK_S, max(0.0, (settled if found else deadline) - now)))
     if len(found) > 1:
-        raise StreamError(f"{len(found)} LSL streams match {query}: {_listed(found)}; add source_id=...")
+        told_apart = len({info.source_id() for info in found}) == len(found)
+        cure = "add source_id=..." if told_apart else "give each a source_id of its own"
+        raise StreamError(f"{len(found)} LSL streams match {query}: {cure}; {_listed(found)}")
     return found[0]
 
 

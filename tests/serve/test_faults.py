@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import h5py
@@ -134,25 +135,30 @@ def test_each_kind_of_impossible_value_is_a_flagged_gap(tmp_path):
         assert (served.statuses[-1]["nan"], served.statuses[-1]["overflow"], served.statuses[-1]["gaps"]) == (4, 2, 6)
 
 
-def test_two_streams_in_place_of_the_lost_one_are_named_and_the_one_that_stays_is_taken(tmp_path):
-    toy, name = Toy(), f"twins-{tmp_path.name}"
+@pytest.mark.parametrize(
+    ("leaves", "stays", "cure"),
+    [("leaving", "staying", "add source_id="), ("first", "first", "give each a source_id of its own")],
+)
+def test_two_streams_in_place_of_the_lost_one_are_named_and_the_one_that_stays_is_taken(tmp_path, leaves, stays, cure):
+    toy, name = Toy(), f"twins-{uuid.uuid4().hex[:12]}"
     x = toy.counts(2000)
     with Served(tmp_path, toy, f"name={name}") as served, contextlib.ExitStack() as twins:
         with LslSource(x, 50.0, source_id=f"{name}-first", name=name):
             served.bins(5)
-            leaving = twins.enter_context(LslSource(x, 50.0, source_id=f"{name}-leaving", name=name))
-            twins.enter_context(LslSource(x, 50.0, source_id=f"{name}-staying", name=name))
+            leaving = twins.enter_context(LslSource(x, 50.0, source_id=f"{name}-{leaves}", name=name))
+            twins.enter_context(LslSource(x, 50.0, source_id=f"{name}-{stays}", name=name))
         served.receive(lambda self: "2 LSL streams match" in self.statuses[-1]["stream"]["problem"])
         problem = served.statuses[-1]["stream"]["problem"]
-        assert f"{name}-leaving" in problem
-        assert f"{name}-staying" in problem
+        assert f"{name}-{leaves}" in problem
+        assert f"{name}-{stays}" in problem
+        assert cure in problem
         assert not served.statuses[-1]["stream"]["connected"]
         before = len(served.frames)
         leaving.process.kill()
         served.receive(lambda self: len(self.frames) > before and not self.frames[-1].flags & Flags.GAP)
         served.check_order()
         status = served.receive(lambda self: self.statuses[-1]["bins"] > before).statuses[-1]
-        assert (status["stream"]["source_id"], status["stream"]["problem"]) == (f"{name}-staying", "")
+        assert (status["stream"]["source_id"], status["stream"]["problem"]) == (f"{name}-{stays}", "")
         assert served.stop()[0] == 0
 
 
