@@ -87,7 +87,7 @@ def lsl() -> Iterator[Check]:
 
         version = pylsl.library_version()
     except (ImportError, RuntimeError, OSError) as error:
-        yield Check("FAIL", "liblsl", one_line(error), f"{EXTRA}; or PYLSL_LIB=/path/of/liblsl where it has no wheel")
+        yield Check("FAIL", "liblsl", one_line(error), f"{EXTRA}; PYLSL_LIB=/path/of/liblsl where it has no wheel")
         return
     yield Check("ok", "liblsl", f"{version // 100}.{version % 100}, pylsl {importlib.metadata.version('pylsl')}")
     own = discover()

@@ -19,6 +19,7 @@ import numpy as np
 
 from rtdsae import shipped
 from rtdsae.cli.arguments import unset
+from rtdsae.cli.lsl import load_lsl
 from rtdsae.cli.processes import running
 from rtdsae.errors import ConfigError
 from rtdsae.signals import caught, interrupt
@@ -57,6 +58,7 @@ class Demo(msgspec.Struct, frozen=True, kw_only=True):
         if self.epochs is not None and self.epochs < 1:
             raise ConfigError(f"--epochs {self.epochs}: at least 1")
         os.environ.setdefault("LSLAPICFG", str(shipped.config("lsl_loopback.cfg")))  # before anything imports pylsl
+        load_lsl()
         self.out.mkdir(parents=True, exist_ok=True)
         recording, live = recordings(self)
         run, bundle = self.out / "run", self.out / "bundle"

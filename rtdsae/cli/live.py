@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from tyro.conf import Positional
 from rtdsae import shipped
 from rtdsae.bins import Kind
 from rtdsae.cli.arguments import unset
+from rtdsae.cli.lsl import load_lsl
 from rtdsae.defaults import ENDPOINT
 from rtdsae.errors import ConfigError
 from rtdsae.serve.settings import Anchoring, WakeMode
@@ -74,7 +74,7 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
         if self.bundle is None and self.config is None and not any(one.startswith("bundle=") for one in self.set):
             print(_shipped_models())
             raise ConfigError("which bundle? Name a folder, or one of these, as in: rtdsae serve lfads_lorenz")
-        _quiet_lsl()
+        load_lsl()
         from rtdsae.serve.console import set_up
         from rtdsae.serve.daemon import Daemon
         from rtdsae.serve.settings import load_settings
@@ -169,7 +169,7 @@ class Simulate(msgspec.Struct, frozen=True, kw_only=True):
 
     def run(self) -> None:
         """Streams to the end."""
-        _quiet_lsl()
+        load_lsl()
         from rtdsae.recordings import reaching, synthetic
 
         chosen = {"seed": self.seed, "n_neurons": self.neurons}
@@ -207,7 +207,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 
     def run(self) -> None:
         """Streams to the end."""
-        _quiet_lsl()
+        load_lsl()
         from rtdsae import recordings
 
         if self.original:
@@ -294,13 +294,3 @@ def _finite(value: Any) -> Any:
 def _names(message: "Latents", arrays: str) -> list[str]:
     wanted = [name.strip() for name in arrays.split(",") if name.strip()]
     return wanted or [array.name for array in message.schema.arrays] if message.schema else wanted
-
-
-def _quiet_lsl() -> None:
-    """Keeps liblsl's own log from stderr, where the user has not configured LSL; before its first call."""
-    places = (Path("lsl_api.cfg"), Path("~/lsl_api/lsl_api.cfg").expanduser(), Path("/etc/lsl_api/lsl_api.cfg"))
-    if "LSLAPICFG" in os.environ or any(place.exists() for place in places):
-        return
-    import pylsl
-
-    pylsl.util.set_config_content("[log]\nlevel = -3\n")

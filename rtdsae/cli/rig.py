@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tyro.conf import Positional
 
 from rtdsae.cli.arguments import unset
+from rtdsae.cli.lsl import load_lsl
 from rtdsae.cli.processes import running
 from rtdsae.errors import ConfigError, EndpointError
 from rtdsae.signals import caught, interrupt
@@ -82,6 +83,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
 
         if not 0 < self.seconds < 1e6:
             raise ConfigError(f"--seconds {self.seconds:g}: must be above 0")
+        load_lsl()
         bundle = bundles.load(shipped.model(self.bundle)).session(self.session)
         manifest = bundle.manifest
         provider = quickest(bundle) if self.provider == AUTO else self.provider

@@ -1,6 +1,9 @@
 """What a new user gets wrong first with the live verbs: one line on stderr, exit code 2, nothing half-written."""
 
+import os
 import socket
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 
@@ -177,3 +180,21 @@ def test_replay(here, capsys, spoiled, args, said):
     if spoiled:
         spoiled()
     assert said in refused(capsys, "replay", *args)
+
+
+@pytest.mark.parametrize(
+    "verb", [["serve", "bundle"], ["simulate"], ["replay", "some.h5"], ["bench", "bundle"], ["demo"]]
+)
+def test_an_lsl_library_that_cannot_be_loaded_is_a_line(here, verb):
+    (here / "liblsl.so").write_text("none")
+    done = subprocess.run(
+        [sys.executable, "-m", "rtdsae", *verb],
+        env=os.environ | {"PYLSL_LIB": str(here / "liblsl.so")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"rtdsae {verb[0]}: liblsl cannot be loaded (PYLSL_LIB=/path/of/it says where it is)")
+    assert done.stderr.count("\n") == 1

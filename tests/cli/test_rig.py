@@ -63,6 +63,15 @@ def test_the_doctor_tries_everything_and_ends_with_json():
         assert looked_at in by_name
 
 
+def test_a_missing_lsl_library_is_found_out(tmp_path, monkeypatch):
+    (tmp_path / "liblsl.so").write_text("none")
+    monkeypatch.setenv("PYLSL_LIB", str(tmp_path / "liblsl.so"))
+    found = {check["what"]: check for check in json.loads(run("doctor", "--json").stdout.splitlines()[-1])}
+    assert found["liblsl"]["mark"] == "FAIL"
+    assert "PYLSL_LIB=/path/of/liblsl" in found["liblsl"]["mend"]
+    assert "could not be loaded" in found["liblsl"]["said"]
+
+
 def test_a_network_where_nothing_is_found_fails_with_what_would_help(tmp_path, monkeypatch):
     config = tmp_path / "lsl_api.cfg"
     config.write_text(DEAF)
