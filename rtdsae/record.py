@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from rtdsae.client import Control, Subscriber
 from rtdsae.errors import ControlError, EndpointError, RecordingError, one_line
-from rtdsae.wire import Flags, Latents, Schema, Status
+from rtdsae.wire import Flags, Latents, Status
 
 __all__ = ["Recorder"]
 
@@ -68,7 +68,6 @@ class Recorder:
         self.bins = self.filled = self.missing = 0
         self._subscriber, self._control = subscriber, control
         self._file = _File(out, subscriber.endpoint)
-        self._schemas: dict[int, Schema] = {}
         self._run: int | None = None
         self._next_seq = 0
         self._why_missing = "the daemon had them no longer: serve with a longer model.history_s"
@@ -123,7 +122,6 @@ class Recorder:
     def _take(self, message: Latents) -> None:
         if message.flags & Flags.BACKFILL or message.schema is None:
             return
-        self._schemas[message.schema_id] = message.schema
         if message.run != self._run:
             self._next_seq = message.seq if self._run is None else 0  # one that began while we listened began at 0
             self._run = message.run
@@ -146,10 +144,13 @@ class Recorder:
         for _ in range(TRIES):
             try:
                 for found in self._control.iter_history(self._next_seq, last):
-                    schema = self._schemas.get(found.schema_id)
-                    if found.run == self._run and self._next_seq <= found.seq <= last and schema:
+                    if found.run != self._run or not self._next_seq <= found.seq <= last:
+                        continue
+                    if schema := self._subscriber.schemas.get(found.schema_id):
                         self._add(found.bind(schema))
                         self.filled += 1
+                    else:
+                        self._why_missing = "they are of a model that was swapped in and out unheard"
             except (EndpointError, ControlError) as error:
                 self._why_missing = str(error)
                 if not self.should_exit:

@@ -242,6 +242,32 @@ def test_a_swap_begins_a_new_part_even_inside_a_hole(station, start, tmp_path):
     assert read(tmp_path / "out.h5") == [[0, 1, 2, 3, 4], [5, 6, 7, 8], [9]]
 
 
+def test_a_model_of_which_no_bin_came_by_itself_is_filled_in(station, start, tmp_path):
+    recording = start()
+    station.bins(2)
+    station.use(OTHER)
+    until(lambda: len(recording.subscriber.schemas) == 2, "the other schema")
+    station.bins(3, lost=True)
+    station.use(SCHEMA)
+    station.bins(1)
+    recording.has(6)
+    recording.end()
+    assert read(tmp_path / "out.h5") == [[0, 1], [2, 3, 4], [5]]
+
+
+def test_a_model_that_was_never_heard_of_is_missing_and_said_so(station, start, tmp_path):
+    recording = start()
+    station.bins(2)
+    station.encoder = Encoder(OTHER, station.run)
+    station.bins(3, lost=True)
+    station.encoder = Encoder(SCHEMA, station.run)
+    station.bins(1)
+    recording.has(6)
+    with pytest.raises(RecordingError, match=r"3 of 6 bins are missing .* swapped in and out unheard"):
+        recording.end()
+    assert read(tmp_path / "out.h5") == [[0, 1, 5]]
+
+
 def test_a_restart_begins_a_new_part_and_what_it_published_first_is_filled_in(start, tmp_path):
     pub, ask = f"ipc://{tmp_path}/pub", f"ipc://{tmp_path}/ask"
     first = Station(pub, ask)

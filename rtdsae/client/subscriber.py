@@ -55,6 +55,7 @@ class Subscriber(Connection):
 
     Attributes:
         schema: the newest one received, None before.
+        schemas: those received, the newest ones, by their id.
         status: the daemon's last status, None before.
         holes: bins of the present and earlier runs that were published but never came, since the first that did.
         skipped: bins that came but that `latest` passed over for newer ones.
@@ -83,7 +84,7 @@ class Subscriber(Connection):
         self._on_hole = on_hole
         self._run: int | None = None
         self._next_seq = 0
-        self._schemas: dict[int, Schema] = {}
+        self.schemas: dict[int, Schema] = {}
         self._waiting: deque[Latents] = deque(maxlen=MAX_WAITING)
         self._ready: deque[Latents] = deque()
         self._waited_s = timeout_s  # for a bin, the last time
@@ -190,7 +191,7 @@ class Subscriber(Connection):
             self.status = message
 
     def _take_latents(self, message: Latents) -> None:
-        schema = self._schemas.get(message.schema_id)
+        schema = self.schemas.get(message.schema_id)
         if schema is not None:
             self._waiting.clear()  # older ones whose schema never came; they show as a hole
             self._deliver(message, schema)
@@ -204,10 +205,10 @@ class Subscriber(Connection):
 
     def _take_schema(self, schema: Schema) -> None:
         self.schema = schema
-        self._schemas.pop(schema.id, None)
-        self._schemas[schema.id] = schema
-        if len(self._schemas) > MAX_SCHEMAS:
-            del self._schemas[next(iter(self._schemas))]
+        self.schemas.pop(schema.id, None)
+        self.schemas[schema.id] = schema
+        if len(self.schemas) > MAX_SCHEMAS:
+            del self.schemas[next(iter(self.schemas))]
         waiting, self._waiting = self._waiting, deque(maxlen=MAX_WAITING)
         for message in waiting:
             if message.schema_id == schema.id:
