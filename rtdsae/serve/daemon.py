@@ -76,6 +76,7 @@ class Daemon:
         self._last_pull = self._last_input = -np.inf
         self._next_chores = self._next_status = -np.inf
         self._explain_at = np.inf
+        self._overdue = False  # an anchor, and it was said
 
     def run(self) -> None:
         """Runs until a signal or a request to stop.
@@ -144,8 +145,10 @@ class Daemon:
         )
         self._counters = self._intake.counters
         self._explain_at = pylsl.local_clock() + max(PATIENCE_S, 2 * self._pipeline.n_anchor * self._bin_width_s)
-        if self.settings.lsl_out:
-            self._outlet = Outlet(self.settings.lsl_out, self._pipeline.schema)
+        if name := self.settings.lsl_out:
+            if self.settings.keys:
+                log.warning("lsl_out: the LSL stream %s is open to all that LSL reaches: LSL knows no keys", name)
+            self._outlet = Outlet(name, self._pipeline.schema)
         return True
 
     def _tick(self) -> bool:
@@ -299,6 +302,7 @@ class Daemon:
             if now >= self._explain_at:
                 self._explain_at = np.inf
                 self._explain()
+            self._watch_anchors()
 
     def _explain(self) -> None:
         """Says why a stream that is there brings no bin: its rate is another than it says, or its values are none."""
@@ -309,6 +313,17 @@ class Daemon:
                 "stream send at the rate that it names?",
                 self._pipeline.n_anchor,
                 seen,
+            )
+
+    def _watch_anchors(self) -> None:
+        """Says once that gaps keep the model from being anchored for longer than the R bins that it was trained for."""
+        pipeline, before = self._pipeline, self._overdue
+        self._overdue = pipeline.decoder.overdue > pipeline.horizon
+        if self._overdue and not before:
+            log.warning(
+                "an anchor is %d bins overdue, for want of %d without a gap: the model runs on for longer than trained",
+                pipeline.decoder.overdue,
+                pipeline.n_anchor,
             )
 
     def _status(self) -> dict[str, object]:

@@ -36,6 +36,7 @@ class Decoder:
     Attributes:
         outputs: the answer to the last bin, by name, in the manifest's shapes.
         anchors: how often the model, or a lane of it, was anchored.
+        overdue: for how many bins an anchor has been due that gaps forbid: it runs on, older than it was trained for.
 
     Raises:
         ConfigError: the model cannot be anchored so.
@@ -53,7 +54,7 @@ class Decoder:
         _check(anchor, engine.lanes, n_anchor, horizon)
         self.recent = recent or Recent(n_channels)
         self.outputs = engine.outputs
-        self.anchors = 0
+        self.anchors = self.overdue = 0
         self._engine, self._n_anchor = engine, n_anchor
         self._lanes = engine.lanes if anchor == "lanes" else 1
         self._stride = 0 if anchor == "once" else horizon // self._lanes  # bins between two anchors
@@ -76,7 +77,9 @@ class Decoder:
         if not self.anchors:
             return None
         self._engine.step(counts, observed)
-        if self._stride and not self._due:
+        if self._due:
+            self.overdue += 1
+        elif self._stride:
             self._grow_older()
         self._mix()
         flags, self._news = self._news, _NONE
@@ -100,6 +103,7 @@ class Decoder:
         if everything:
             self._age = 0
         self.anchors += 1
+        self.overdue = 0
         self._news = _ANCHORED
 
     def want_anchor(self) -> None:

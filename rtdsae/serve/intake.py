@@ -86,6 +86,9 @@ class EventsIntake:
         self._last_spike = -math.inf
         self._backlog = 0  # spikes taken since there were fewer waiting than a pull takes
         self._source: Source | None = None
+        if lateness_s >= bin_width_s:
+            said = "lateness_s=%g: bins of %g s, which close so long after their end, are all late: make it shorter"
+            log.warning(said, lateness_s, bin_width_s)
 
     def pull(self, source: Source) -> bool:
         """Waits for spikes until the open bin is due."""

@@ -39,12 +39,11 @@ class Pipeline:
             needed = ", ".join(manifest.external)
             raise ConfigError(f"{self.bundle.path} needs the external inputs {needed}: a stream of neurons has none")
         self.channels, self.bin_width_s = manifest.channels, manifest.bin_width_s
-        self.n_anchor = manifest.anchor_bins
+        self.n_anchor, self.horizon = manifest.anchor_bins, manifest.horizon_bins
         self.schema = _schema(self.bundle, model)
         self.engine = Engine(self.bundle, model.provider)
-        window = (manifest.anchor_bins, manifest.horizon_bins)
         anchor = model.anchor or ("lanes" if manifest.lanes > 1 else "once")
-        self.decoder = Decoder(self.engine, *window, len(self.channels), anchor, recent)
+        self.decoder = Decoder(self.engine, self.n_anchor, self.horizon, len(self.channels), anchor, recent)
         self.encoder = Encoder(self.schema, run)
         self.history = History(len(self.encoder.frame), round(model.history_s / self.bin_width_s))
         self.rehearse = Rehearsal(self.engine, len(self.channels), self.bin_width_s, self.schema)

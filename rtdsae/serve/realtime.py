@@ -169,7 +169,7 @@ def set_priority(priority: int) -> str:
 def lock_memory() -> str:
     """Keeps all memory of the process, present and future, from being swapped out; why not, where it cannot be."""
     if sys.platform != "linux":
-        return "lock_memory: this system cannot; leave --lock-memory out"
+        return "lock_memory: this system cannot; leave it out"
     if not _may_lock():  # a limit that is met later would end the daemon
         return (
             f"lock_memory was refused (limited): write '{_user()} - memlock unlimited' into {LIMITS} and log in again, "

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import uuid
 
 import numpy as np
 import pylsl
@@ -15,6 +16,7 @@ from toy_bundle import Toy
 
 from rtdsae import wire
 from rtdsae.bundle import load
+from rtdsae.client import keys
 from rtdsae.serve.daemon import Daemon
 from rtdsae.serve.decoder import Decoder
 from rtdsae.serve.engine import Engine
@@ -185,6 +187,20 @@ def test_a_stream_that_is_slower_than_it_says_is_told_of(tmp_path, monkeypatch, 
         with caplog.at_level("WARNING", "rtdsae"):
             daemon.run()
     assert ("nothing is published yet: no 5 bins came without a gap" in caplog.text) == told
+
+
+def test_an_anchor_that_gaps_forbid_is_told_of_once(tmp_path):
+    toy = Toy(lanes=2)
+    sent = toy.counts(600)
+    sent[20::4, 0] = np.nan
+    with (
+        LslSource(sent, 50.0, pace=200) as source,
+        Served(tmp_path, toy, f"source_id={source.source_id}") as served,
+    ):
+        served.bins(590).receive(lambda self: self.statuses[-1]["bins"] > 590)
+        _, said = served.stop()
+    assert said.count("bins overdue, for want of 5 without a gap") == 1
+    assert served.statuses[-1]["anchors"] < 5
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -564,6 +580,19 @@ def test_the_bins_themselves_are_published_where_asked_for(tmp_path):
         assert sum(bool(f.flags & Flags.GAP) for f in served.frames) == 4
         (array,) = [array for array in served.frames[0].schema.arrays if array.name == "counts"]
         assert (array.shape, array.unit, array.labels) == ((toy.n_channels,), "spikes", tuple(toy.channels))
+
+
+def test_that_lsl_knows_no_keys_is_told(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(RealTime, "apply", lambda self: [])  # it is for a process of its own
+    monkeypatch.setattr(Daemon, "_main_loop", lambda self: None)
+    keys.make(tmp_path / "keys", ["arm"])
+    toy, name = Toy(), f"out-{uuid.uuid4().hex}"
+    with LslSource(toy.counts(20), 50.0) as source:
+        folder, stream = toy.write(tmp_path / "toy"), f"source_id={source.source_id}"
+        Daemon(
+            Settings(bundle=folder, stream=stream, pub=f"ipc://{tmp_path}/pub", keys=tmp_path / "keys", lsl_out=name)
+        ).run()
+    assert f"lsl_out: the LSL stream {name} is open to all that LSL reaches" in caplog.text
 
 
 def test_the_latents_go_out_as_an_lsl_stream_too(tmp_path):

@@ -74,6 +74,19 @@ def test_a_gap_puts_the_anchor_off_until_whole_bins_have_come(tmp_path):
     assert flags[15] == Flags.GAP
 
 
+def test_an_anchor_that_gaps_forbid_is_overdue_until_there_is_one(tmp_path):
+    toy, subject = decoder(tmp_path, "lanes", lanes=2)
+    observed = np.ones(60, bool)
+    observed[10:40:4] = False
+    overdue = []
+    for counts, seen in zip(toy.counts(60), observed, strict=True):
+        subject.decode(counts, bool(seen))
+        overdue.append(subject.overdue)
+        subject.anchor_if_due()
+    assert overdue[10:44] == [*range(34)]  # due after bin 10
+    assert overdue[44:46] == [0, 0]
+
+
 def test_a_gap_right_after_an_anchor_is_both(tmp_path):
     toy, subject = decoder(tmp_path, "once")
     observed = np.ones(8, bool)

@@ -86,6 +86,12 @@ def test_events_make_bins_by_the_clock_those_without_spikes_too():
     assert (expected.sum(axis=1) == 0).sum() > 5
 
 
+@pytest.mark.parametrize(("width", "said"), [(0.001, True), (0.002, True), (0.004, False)])
+def test_bins_shorter_than_the_allowance_for_late_spikes_are_said_to_be_late(caplog, width, said):
+    intakes.make("events", 0, C, width)
+    assert ("lateness_s=0.002" in caplog.text) == said
+
+
 def test_more_spikes_a_bin_than_one_pull_takes():
     """From a daemon that rests, and once is away for so long that bins are due whose spikes wait to be taken."""
     width, per_bin, chunk, n_bins = 0.2, 6000, 300, 14
