@@ -5,6 +5,7 @@ import contextlib
 import importlib.metadata
 import os
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,8 @@ Mark = Literal["ok", "warn", "FAIL"]
 
 FIND_S = 5.0  # LSL's own discovery takes half a second at most
 SLOW_S = 2.0
+LSL_GROUP = "239.255.172.215"  # where LSL's searches go, beside others
+ECHO_S = 1.0
 PORTS = {"latents": ENDPOINT, "control": CONTROL}
 PRIORITY = 50
 LATE_S = 2e-3  # a sleep that ends so much too late, one time in a hundred, is a machine that does something else
@@ -148,6 +151,40 @@ def _discovery(own: float | None, alone: float | None, config: str) -> Check:
     if own > SLOW_S:
         return Check("warn", what, said, "multicast may be blocked: KnownPeers = {HOST} in lsl_api.cfg, or " + loopback)
     return Check("ok", what, said)
+
+
+def multicast() -> Iterator[Check]:
+    """Whether each network card carries LSL's searches: what is sent there to LSL's group is heard here again."""
+    if sys.platform == "win32":  # cards are named otherwise there
+        return
+    failed = {name: echo(index) for index, name in socket.if_nameindex() if not name.startswith("lo")}
+    heard = [name for name, why in failed.items() if not why]
+    deaf = [f"{name}: {why}" for name, why in failed.items() if why]
+    said = "; ".join([f"heard on {', '.join(heard)}"] * bool(heard) + deaf) or "no network card"
+    if heard:
+        yield Check("ok", "multicast", said)
+    else:
+        mend = "sources on other computers: KnownPeers = {HOST} in lsl_api.cfg, or mend the network"
+        yield Check("warn", "multicast", said, mend)
+
+
+def echo(card: int) -> str:
+    """Why multicast that leaves by a network card of this index is not heard on this computer, or nothing."""
+    member = struct.pack("4s4si", socket.inet_aton(LSL_GROUP), bytes(4), card)
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            udp.settimeout(ECHO_S)
+            udp.bind(("", 0))
+            udp.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+            udp.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, member)
+            udp.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 0)  # it need not leave the computer for this
+            udp.sendto(b"rtdsae doctor", (LSL_GROUP, udp.getsockname()[1]))
+            udp.recv(64)
+    except TimeoutError:
+        return "nothing comes back"
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def onnx_runtime() -> Iterator[Check]:
@@ -300,7 +337,7 @@ def _sleeps(what: str, late: dict[float, tuple[float, float]]) -> Check:
     return Check("ok", what, said)
 
 
-CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (lsl, onnx_runtime, zeromq, real_time, clock)
+CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (lsl, multicast, onnx_runtime, zeromq, real_time, clock)
 
 
 def _in_thread(function: Callable[[], T]) -> T:

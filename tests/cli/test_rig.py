@@ -85,6 +85,18 @@ def test_a_network_where_nothing_is_found_fails_with_what_would_help(tmp_path, m
     assert "export LSLAPICFG=configs/lsl_loopback.cfg" in discovery.mend
 
 
+def test_a_network_card_that_carries_no_multicast_is_named(monkeypatch):
+    cards = socket.if_nameindex()
+    (lo,) = (index for index, name in cards if name == "lo")
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(lo, "eth7"), (9999, "eth8")])
+    (some,) = checks.multicast()
+    assert (some.mark, some.said) == ("ok", "heard on eth7; eth8: No such device")
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(lo, "lo"), (9999, "eth8")])
+    (none,) = checks.multicast()
+    assert (none.mark, none.said) == ("warn", "eth8: No such device")
+    assert "KnownPeers" in none.mend
+
+
 def test_discovery_that_is_slow_or_works_nowhere():
     assert checks._discovery(3.0, 0.1, "x").mark == "warn"
     nowhere = checks._discovery(None, None, "x")
