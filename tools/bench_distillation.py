@@ -23,12 +23,9 @@ import torch
 
 from rtdsae.errors import RecordingError, RtdsaeError
 from rtdsae.train.behaviour import split_segments
-from rtdsae.train.choose import TAUGHT
 from rtdsae.train.fit import train
 from rtdsae.train.latents import segment_outputs
 from rtdsae.train.windows import Tensors
-
-STUDENTS = {"lorenz": "lorenz_taught.yaml"}  # configs that are not the set's own
 
 
 def main() -> None:
@@ -54,12 +51,11 @@ def compared(name: str, common: list[str], student: list[str]) -> dict[str, Any]
     """The scores of the three and the observer."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
-        lessons = [f"{choice.key}={choice.value}" for choice in TAUGHT]
-        student = [*lessons, *common, f"data.teacher={path / 'teacher'}", *student]
+        student = [*bench_quality.lessons(), *common, f"data.teacher={path / 'teacher'}", *student]
         found = {
             "as_it_is": trained(path / "plain", name, common),
             "teacher": trained(path / "teacher", name, ["model.causal=false", *common]),
-            "taught": trained(path / "student", name, student, STUDENTS.get(name, "")),
+            "taught": trained(path / "student", name, student, bench_quality.TAUGHT_CONFIGS.get(name, "")),
         }
     data, config = bench_quality.data_of(name, common)
     if data.generator:

@@ -1,12 +1,13 @@
 """Quality per minute beside lfads-torch: scores against CPU time of training, of the same data and the same bins.
 
     python tools/bench_quality.py [--sets lorenz chaotic_rnn center_out pursuit] [--minutes 4] [--lfads-torch DIR]
-        [--models rtdsae lfads-torch lfads-torch-causal] [--figure FILE] [--out DIR]
+        [--models rtdsae rtdsae-taught lfads-torch lfads-torch-causal] [--figure FILE] [--out DIR]
 
 DIR is a checkout of lfads-torch (github.com/arsedler9/lfads-torch); pytorch_lightning and torchmetrics have to be
 importable for it. Without it rtdsae is measured alone. The models, each in a process of its own, on one thread:
 
     rtdsae              causal, with the set's config in configs/, epochs as many as the budget holds; streamed
+    rtdsae-taught       the same after an acausal teacher of the same sizes, whose training is part of the budget
     lfads-torch         as it comes: encoders in both directions, so that it sees the whole window
     lfads-torch-causal  made strictly causal, as in bench_training.py
 
@@ -52,6 +53,7 @@ from rtdsae.evaluate.metrics import bits_per_spike, r2
 from rtdsae.evaluate.oracle import oracle_rates
 from rtdsae.recordings import Recording
 from rtdsae.train.behaviour import split_segments
+from rtdsae.train.choose import TAUGHT
 from rtdsae.train.config import TrainConfig, load_config
 from rtdsae.train.fit import Progress, train
 from rtdsae.train.latents import modelled_bins, segment_outputs
@@ -59,7 +61,11 @@ from rtdsae.train.run import Run
 from rtdsae.train.sessions import prepare
 from rtdsae.train.windows import Tensors, Windows
 
-MODELS = ("rtdsae", "lfads-torch", "lfads-torch-causal")
+MODELS = ("rtdsae", "rtdsae-taught", "lfads-torch", "lfads-torch-causal")
+OURS = MODELS[:2]
+TAUGHT_CONFIGS = {"lorenz": "lorenz_taught.yaml"}  # that are not the set's own
+SIZES = ["model.gen_dim=200", "model.ci_enc_dim=128", "model.con_dim=128"]  # of teacher and student
+TEACHERS_SHARE = 0.45  # of the budget
 SCORES = {"co_bps": "co-bps", "r2_true_rates": "R² to true rates", "r2_behaviour": "R² of behaviour"}
 POINTS = [2 ** (-i / 2) for i in range(8, -1, -1)]  # of the budget
 TOLD = (0.25, 0.5, 1.0)  # of the budget, in the tables
@@ -79,7 +85,7 @@ def main() -> None:
         run_subject(args)
         return
     args.out.mkdir(parents=True, exist_ok=True)
-    models = [name for name in args.models if args.lfads_torch or name == "rtdsae"]
+    models = [name for name in args.models if args.lfads_torch or name in OURS]
     found: dict[str, dict[str, Any]] = {}
     for name in args.sets:
         try:
@@ -123,7 +129,7 @@ def arguments() -> argparse.Namespace:
 def cell(args: argparse.Namespace, name: str, model: str) -> dict[str, Any]:
     """What one model's process found on a set, which is kept in a file."""
     budget = "" if model == "oracle" else f"-{args.minutes:g}"
-    changed = "".join(f"-{one.replace('/', '_')}" for one in args.set if model == "rtdsae" or is_of_data(one))
+    changed = "".join(f"-{one.replace('/', '_')}" for one in args.set if model in OURS or is_of_data(one))
     path = args.out / f"{name}-{model}{budget}{changed}.json"
     if not path.exists():
         command = [sys.executable, *sys.argv, "--subject", name, model]
@@ -149,6 +155,10 @@ def run_subject(args: argparse.Namespace) -> None:
         return
     if model == "rtdsae":
         result = train_rtdsae(data, config, 60 * args.minutes)
+    elif model == "rtdsae-taught":
+        _, teacher = data_of(name, [*SIZES, "model.causal=false", *args.set])
+        _, student = data_of(name, [*lessons(), *SIZES, "data.teacher=''", *args.set], TAUGHT_CONFIGS.get(name, ""))
+        result = train_rtdsae(data, student, 60 * args.minutes, teacher)
     else:
         sys.path.insert(0, str(args.lfads_torch))
         result = LfadsTorch(data, config, strict=model == "lfads-torch-causal").train(60 * args.minutes)
@@ -245,18 +255,20 @@ class Curve:
 # rtdsae ---------------------------------------------------------------------------------------------------------------
 
 
-def train_rtdsae(data: Recording, config: TrainConfig, budget: float) -> dict[str, Any]:
-    """A run of as many epochs as the budget holds, so that its learning rate has fallen by then."""
+def train_rtdsae(
+    data: Recording, config: TrainConfig, budget: float, teacher: TrainConfig | None = None
+) -> dict[str, Any]:
+    """A run of as many epochs as the budget holds, so that its learning rate has fallen by then; a teacher's before."""
     tensors, least = Tensors(data), config.window.anchor_bins + config.window.horizon_bins
-    every = max(1, data.n_segments // TIMED_SEGMENTS)
-    some = data.select(np.sort(np.random.default_rng(0).permutation(data.n_segments)[: data.n_segments // every]))
-    ended: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        once = with_epochs(config, 3)
-        train(Path(folder) / "timing", once, [some], lambda _: ended.append(time.process_time()))
-        epochs = max(4, round(budget / (every * float(np.diff(ended).min()))))
+        if teacher:
+            teacher = with_epochs(teacher, epochs_within(TEACHERS_SHARE * budget, teacher, data))
+        epochs = epochs_within((1 - TEACHERS_SHARE if teacher else 1) * budget, config, data)
         config = with_epochs(config, epochs)
         path, curve = Path(folder) / "run", Curve(budget)
+        if teacher:
+            train(Path(folder) / "teacher", teacher, [data], lambda _: None)
+            config = structs.replace(config, data=structs.replace(config.data, teacher=f"{folder}/teacher"))
 
         def score(checkpoint: str) -> Scores:
             run = Run.open(path)
@@ -274,6 +286,21 @@ def train_rtdsae(data: Recording, config: TrainConfig, budget: float) -> dict[st
         run = train(path, config, [data], report)
         size = sum(weight.numel() for weight in run.build().parameters())
     return {"points": curve.points, "epochs": epochs, "best_epoch": run.info["best_epoch"], "parameters": size}
+
+
+def epochs_within(budget: float, config: TrainConfig, data: Recording) -> int:
+    """How many epochs of the recording so many seconds hold, by three of some of it."""
+    every = max(1, data.n_segments // TIMED_SEGMENTS)
+    some = data.select(np.sort(np.random.default_rng(0).permutation(data.n_segments)[: data.n_segments // every]))
+    ended: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        train(Path(folder) / "run", with_epochs(config, 3), [some], lambda _: ended.append(time.process_time()))
+    return max(4, round(budget / (every * float(np.diff(ended).min()))))
+
+
+def lessons() -> list[str]:
+    """What a student is trained with: little else that holds over-fitting down."""
+    return [f"{choice.key}={choice.value}" for choice in TAUGHT]
 
 
 def with_epochs(config: TrainConfig, epochs: int) -> TrainConfig:
@@ -429,7 +456,7 @@ def near(of: dict[str, Any], seconds: float) -> dict[str, Any]:
 def figure(found: dict[str, Any], budget: float) -> Any:
     """Curves of the best so far, a row a set; the budget is in seconds."""
     drawn, axes = canvas.rows(len(found), 2.2, (1, 1))
-    looks = dict(zip(MODELS, (canvas.MODEL, canvas.INK, canvas.ACCENT), strict=True))
+    looks = dict(zip(MODELS, (canvas.MODEL, canvas.MODEL, canvas.INK, canvas.ACCENT), strict=True))
     for row, (name, models) in zip(axes, found.items(), strict=True):
         keys = [key for key in SCORES if key in next(iter(models.values()))["points"][0]["best"]]
         for axis, key in zip(row, keys, strict=True):
@@ -439,7 +466,8 @@ def figure(found: dict[str, Any], budget: float) -> Any:
                     continue
                 seconds = [point["seconds"] for point in of["points"]]
                 values = [point["best"][key] for point in of["points"]]
-                axis.plot(seconds, values, color=looks[model], marker=".", label=model)
+                line = "--" if model == "rtdsae-taught" else "-"
+                axis.plot(seconds, values, line, color=looks[model], marker=".", label=model)
             axis.set(title=f"{name}: {SCORES[key]}", xscale="log", xlabel="CPU seconds of training")
             axis.set_xticks([budget * point for point in POINTS[::2]], [f"{budget * point:g}" for point in POINTS[::2]])
             axis.minorticks_off()

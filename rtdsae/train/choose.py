@@ -125,6 +125,6 @@ def regularisation(recordings: Sequence[Recording]) -> list[Choice]:
     ]
     if (times := repeats(recordings)) < REPEATED:
         return [*choices, Choice("model.dropout", 0.1, "no condition is known to come back often")]
-    why = f"each condition comes {times:.0f} times: the trials could be learnt by heart"
+    why = f"each condition comes {times:.0f} times: trials are learnt by heart, less with a data.teacher (training.md)"
     settings = {"model.dropout": 0.3, "objective.l2_gen": 1.0, "objective.l2_con": 1.0, "fit.weight_decay": 0.03}
     return [*choices, *(Choice(key, value, why) for key, value in settings.items())]
