@@ -1,6 +1,7 @@
 """MATLAB files as plain values: those up to v7, and v7.3, which is HDF5. Nothing in them is evaluated.
 
 A struct is a dict, a struct array a list of dicts, a cell a list, text a str; a matrix keeps MATLAB's two dimensions.
+What is sparse, complex or an object is None.
 """
 
 import struct
@@ -45,6 +46,8 @@ def _of_hdf5(item: "h5py.Group | h5py.Dataset", depth: int = 0) -> Any:
     import h5py
 
     if depth > MAX_DEPTH:
+        return None
+    if "MATLAB_sparse" in item.attrs:
         return None
     if isinstance(item, h5py.Group):
         fields = {name: field for name, field in item.items() if not name.startswith("#")}

@@ -65,22 +65,34 @@ def read(
             why = f"its bins are {width:g} wide, which are no seconds; if they are ms, it is {width / 1000:g}"
         width = needed_width(bin_width_s, why)
         say_width_taken(width)
+    counts = compact(_one_after_another("counts", found.counts))
     stops = np.cumsum([len(c) for c in found.counts])
     parts: dict[str, Any] = {
         "segments": np.stack([np.r_[0, stops[:-1]], stops], axis=1),
         "conditions": _conditions(found.fields, condition),
     }
     if taken := _chosen(found.series, behaviour):
-        values = {name: np.concatenate(found.series[name]) for name in taken}
+        values = {name: _one_after_another(name, found.series[name]) for name in taken}
         labels = [label for name, v in values.items() for label in axis_labels(name, v.shape[1])]
         attach(parts, ", ".join(taken), tuple(labels), np.concatenate(list(values.values()), axis=1))
     return Recording(
-        counts=compact(np.concatenate(found.counts)),
+        counts=counts,
         bin_width_s=width,
         channels=found.channels,
         session=path.stem,
         **parts,
     )
+
+
+def _one_after_another(name: str, trials: Sequence[np.ndarray]) -> np.ndarray:
+    """A series of all trials, `(T, K)`."""
+    columns = [trial.shape[1] for trial in trials]
+    if other := next((i for i, n in enumerate(columns) if n != columns[0]), 0):
+        raise RecordingError(
+            f"{name} has {columns[0]} columns in the first trial and {columns[other]} in trial {other + 1}: make them "
+            "equal, or leave such trials out"
+        )
+    return np.concatenate(trials)
 
 
 def _find(variables: Fields) -> _Found:
@@ -100,15 +112,21 @@ def _find(variables: Fields) -> _Found:
 
 
 def _trial_data(trials: Sequence[Fields], names: list[str]) -> _Found:
-    counts = [np.concatenate([_matrix(trial, name) for name in names], axis=1) for trial in trials]
+    counts = [_side_by_side(trial, names) for trial in trials]
     fields = {name: [trial.get(name) for trial in trials] for name in trials[0]}
     guides = [name for name in fields if name.endswith("_unit_guide")]
     series = {
-        name: column
-        for name, column in fields.items()
-        if name not in (*names, *guides) and all(_is_series(v, c) for v, c in zip(column, counts, strict=True))
+        name: column for name, column in fields.items() if name not in (*names, *guides) and _is_series(column, counts)
     }
     return _Found(counts, fields, series, _channels(trials[0], names))
+
+
+def _side_by_side(trial: Fields, names: list[str]) -> np.ndarray:
+    arrays = [_matrix(trial, name) for name in names]
+    if len({len(array) for array in arrays}) > 1:
+        said = ", ".join(f"{name} {len(array)}" for name, array in zip(names, arrays, strict=True))
+        raise RecordingError(f"the arrays of a trial have different numbers of bins ({said}): make them equal")
+    return np.concatenate(arrays, axis=1)
 
 
 def _channels(trial: Fields, names: list[str]) -> tuple[str, ...]:
@@ -233,7 +251,9 @@ def _matrix(fields: Fields, name: str) -> np.ndarray:
     found = fields.get(name)
     if not isinstance(found, np.ndarray) or not _is_matrix(found) or 0 in found.shape:
         what = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
-        raise RecordingError(f"{name!r} is {what}: a matrix of counts is needed")
+        if found is None:
+            what = "sparse, complex or an object, none of which is read"
+        raise RecordingError(f"{name!r} is {what}: a matrix of counts is needed, as full() makes it")
     return found
 
 
@@ -245,8 +265,10 @@ def _is_matrix(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind in "iufb"
 
 
-def _is_series(value: Any, counts: np.ndarray) -> bool:
-    return _is_matrix(value) and len(value) == len(counts) > 1 and value.shape[1] > 0
+def _is_series(column: Sequence[Any], counts: Sequence[np.ndarray]) -> bool:
+    """Whether a field of the trials has a row for each bin; single numbers of trials of one bin may be anything."""
+    rows = all(_is_matrix(v) and len(v) == len(c) and v.shape[1] > 0 for v, c in zip(column, counts, strict=True))
+    return rows and any(len(c) > 1 for c in counts)
 
 
 def _number(value: Any) -> float | None:

@@ -10,6 +10,7 @@ from damaged_files import read_or_refused_in_one_line
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.io import savemat
+from scipy.sparse import csc_matrix
 
 from rtdsae.errors import RecordingError
 from rtdsae.recordings import load
@@ -207,6 +208,41 @@ def test_a_direction_is_one_of_the_circle_however_large_it_is(tmp_path):
     conditions = load(path).conditions
     assert conditions.tolist()[2:] == [270, 180]
     assert ((conditions >= 0) & (conditions < 360)).all()
+
+
+@VERSIONS
+def test_trials_that_do_not_fit_one_another_are_refused(tmp_path, version):
+    wide = trials()
+    wide[2]["vel"] = np.zeros((12, 3))
+    path = save(tmp_path / "a.mat", {"trial_data": wide}, version)
+    refused(path, "vel has 2 columns in the first trial and 3 in trial 3: make them equal")
+    assert load(path, behaviour="pos").counts.shape == (46, 3)
+    wide[1]["M1_spikes"] = np.zeros((11, 5))
+    refused(save(tmp_path / "b.mat", {"trial_data": wide}, version), "counts has 3 columns in .* and 5 in trial 2")
+    long = trials(areas=("M1", "PMd"))
+    long[3]["PMd_spikes"] = np.zeros((9, 4))
+    refused(save(tmp_path / "c.mat", {"trial_data": long}, version), r"\(M1_spikes 13, PMd_spikes 9\)")
+
+
+@VERSIONS
+def test_behaviour_is_taken_though_a_trial_is_one_bin_long(tmp_path, version):
+    rows = trials()
+    rows[0] |= {name: rows[0][name][:1] for name in ("M1_spikes", "vel", "pos")}
+    recording = load(save(tmp_path / "a.mat", {"trial_data": rows}, version))
+    np.testing.assert_array_equal(recording.behaviour, np.concatenate([row["vel"] for row in rows]))
+    assert recording.segments.tolist()[:2] == [[0, 1], [1, 12]]
+
+
+def test_sparse_counts_are_refused_by_name(tmp_path):
+    counts = csc_matrix(np.eye(400, 4))
+    savemat(tmp_path / "a.mat", {"spikes": counts})
+    save_v73(tmp_path / "b.mat", {"dt": 0.02})
+    with h5py.File(tmp_path / "b.mat", "r+") as file:  # as MATLAB keeps one
+        group = file.create_group("spikes")
+        group.attrs["MATLAB_class"], group.attrs["MATLAB_sparse"] = np.bytes_("double"), np.uint64(400)
+        group["data"], group["ir"], group["jc"] = counts.data, counts.indices, counts.indptr
+    for name in ("a.mat", "b.mat"):
+        refused(tmp_path / name, "'spikes' is sparse, .*: a matrix of counts is needed, as full", 0.02)
 
 
 @pytest.fixture(scope="module", params=["5", "7.3"])
