@@ -95,6 +95,8 @@ def read(
     n_bins = int((float(times.max()) - origin) / width + 1e-6)
     if trials:  # which take every bin whose middle they hold
         n_bins = max(n_bins, int((float(trials.spans.max()) - origin) / width + 0.5))
+    if not n_bins:
+        raise RecordingError(f"no bin of {width:g} s between the first spike and the last")
     counts = count_spikes(units.times, origin, width, n_bins)
     segments = whole_bins(trials.spans, origin, width, n_bins) if trials else np.array([[0, n_bins]])
     whole = trials is not None and trials.conditions is not None
@@ -138,6 +140,8 @@ def _units(file: "h5py.File") -> _Units:
     if heldout is not None and not heldout.any():
         heldout = None
     observed = _ragged(table, "obs_intervals") if "obs_intervals_index" in table else None
+    if observed and observed[0].shape[1:] != (2,):
+        raise RecordingError("obs_intervals has no beginning and end in each row: the file is damaged")
     return _Units(tuple(f"unit{i}" for i in ids), kept, heldout, observed)
 
 
@@ -315,8 +319,8 @@ def _read_series(name: str, group: "h5py.Group") -> Series:
     else:
         start = group["starting_time"]
         stamps = float(start[()]) + np.arange(len(rows)) / float(start.attrs["rate"])
-    if len(stamps) != len(rows):
-        raise RecordingError(f"behaviour {name} has {len(rows)} samples and {len(stamps)} timestamps")
+    if stamps.shape != (len(rows),):
+        raise RecordingError(f"behaviour {name} has {len(rows)} samples and timestamps of shape {stamps.shape}")
     return Series(name, axis_labels(name, rows.shape[1]), rows, stamps)
 
 

@@ -250,6 +250,25 @@ def test_an_index_that_does_not_fit_is_refused(tmp_path):
     refused(path, "the index of spike_times does not fit it")
 
 
+def test_tables_of_another_shape_are_refused(tmp_path):
+    path = write(tmp_path / "a.nwb", observed=[[[0, 5.0], [6.0, 10.0]]] * 4, series=[velocity()])
+    with h5py.File(path, "a") as file:
+        series = file["processing/behavior/hand_vel"]
+        stamps = series["timestamps"][()]
+        del series["timestamps"]
+        series["timestamps"] = stamps[:, None]
+    refused(path, r"behaviour hand_vel has 1000 samples and timestamps of shape \(1000, 1\)")
+    with h5py.File(path, "a") as file:
+        spans = file["units/obs_intervals"][()]
+        del file["units/obs_intervals"]
+        file["units/obs_intervals"] = spans.ravel()[:8]
+    refused(path, "obs_intervals has no beginning and end in each row")
+
+
+def test_less_than_a_bin_is_refused(tmp_path):
+    refused(write(tmp_path / "a.nwb", units=[[1.0, 1.001]]), "no bin of 0.02 s between the first spike and the last")
+
+
 def test_times_that_are_none_are_left_out_and_absurd_ones_refused(tmp_path, caplog):
     times = spikes()
     times[0][:3] = [np.nan, np.inf, 1e300]
