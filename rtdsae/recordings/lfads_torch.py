@@ -135,4 +135,6 @@ def _conditions(fields: Mapping[str, Any], recon: Mapping[str, np.ndarray], orig
     names = [f"{split}_cond_idx" for split in recon]
     if not all(name in fields for name in names):
         return None
-    return np.concatenate([np.ravel(fields[name]) for name in names]).astype(np.int64)
+    conditions = np.concatenate([np.ravel(fields[name]) for name in names])
+    whole = conditions.dtype.kind in "fb" and (np.rint(conditions) == conditions).all()
+    return conditions.astype(np.int64) if whole else conditions  # a half is refused later

@@ -57,6 +57,18 @@ def test_all_that_the_layout_may_hold_is_read(tmp_path):
     assert read.conditions.tolist() == [0, 1, 2, 3, 0, 1]
 
 
+def test_conditions_are_whole_numbers_or_texts(tmp_path):
+    def with_conditions(values):
+        return layout() | {f"{split}_cond_idx": np.resize(values, n) for split, n in TRIALS.items()}
+
+    texts = load(write(tmp_path / "a.h5", with_conditions(np.array(["left", "right"], "S"))))
+    assert texts.conditions.tolist() == ["left", "right"] * 3
+    assert load(write(tmp_path / "b.h5", with_conditions([3.0, 1.0]))).conditions.tolist() == [3, 1] * 3
+    for wrong in ([0.5, 1.5], [np.nan, 1]):
+        with pytest.raises(RecordingError, match=r"conditions is float64 .*: one integer or text for each"):
+            load(write(tmp_path / "c.h5", with_conditions(wrong)))
+
+
 def test_external_input_without_columns_is_none(tmp_path):
     arrays = layout() | {f"{split}_ext_input": np.zeros((n, 6, 0)) for split, n in TRIALS.items()}
     assert load(write(tmp_path / "a.h5", arrays)).external is None
