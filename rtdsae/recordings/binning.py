@@ -21,6 +21,7 @@ CHUNK = 1 << 12  # samples that are binned at a time
 LATENESS_S = 1.0  # the most there is: nothing that is merely out of order is lost
 SILENCE_S = 1.0  # spikes that stay away for longer were not recorded: as in the daemon
 RESET_S = FORWARD_NS / 1e9  # a longer step is a clock that was reset
+BACKWARD_S = BACKWARD_NS / 1e9  # and so is a longer one back
 
 
 class Binned(NamedTuple):
@@ -118,22 +119,24 @@ def bin_original(original: Original, bin_width_s: float | None) -> Binned:
     return binned
 
 
-def _steps(stamps: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):
-        return np.diff(stamps)
-
-
 def _check_span(stamps: np.ndarray, width: float, n_channels: int) -> None:
-    """Refuses a stream whose gaps make more bins than a computer holds."""
-    steps = _steps(stamps)
-    within = steps[(steps > 0) & (steps < RESET_S)]
-    check_size(int(within.sum() / width) + 1, n_channels)
+    """Refuses a stream whose gaps make more bins than a computer holds.
+
+    A step back within a second is a spike out of order, and what goes forward again after it is no time of its own.
+    """
+    with np.errstate(invalid="ignore"):
+        steps = np.diff(stamps)
+    gaps = steps[(steps > BACKWARD_S) & (steps < RESET_S)]
+    others = steps[np.abs(steps) <= BACKWARD_S]
+    check_size(int((gaps.sum() + max(others.sum(), 0.0)) / width) + 1, n_channels)
 
 
 def _push_spikes(binner: EventsBinner, original: Original, gathered: "_Gathered") -> None:
     """All spikes; where none came for long, nothing was recorded."""
-    stamps = original.stamps
-    steps = _steps(stamps)
+    usable = np.abs(original.stamps) < MAX_STAMP  # NaN is not
+    binner.push(original.samples[~usable], original.stamps[~usable])  # which counts them, and no more
+    samples, stamps = original.samples[usable], original.stamps[usable]
+    steps = np.diff(stamps)
     pauses = np.flatnonzero((steps > SILENCE_S) & (steps < RESET_S)) + 1
     for first, last in zip([0, *pauses], [*pauses, len(stamps)], strict=True):
         if first:
@@ -141,11 +144,10 @@ def _push_spikes(binner: EventsBinner, original: Original, gathered: "_Gathered"
             gathered.add(binner.flush(float(stamps[first]), observed=False))
         for at in range(first, last, CHUNK):
             part = slice(at, min(at + CHUNK, last))
-            gathered.add(binner.push(original.samples[part], stamps[part]))
-    resets = np.flatnonzero(~((steps > -BACKWARD_NS / 1e9) & (steps < RESET_S))) + 1
-    since = stamps[resets[-1] if len(resets) else 0 :]
-    if len(since) and np.isfinite(since).any():
-        gathered.add(binner.flush(float(since[np.isfinite(since)].max())))
+            gathered.add(binner.push(samples[part], stamps[part]))
+    resets = np.flatnonzero((steps <= -BACKWARD_S) | (steps >= RESET_S)) + 1
+    if len(stamps):
+        gathered.add(binner.flush(float(stamps[resets[-1] if len(resets) else 0 :].max())))
 
 
 def _report(where: str, counters: BinCounters) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from rtdsae.recordings import binning
 from rtdsae.recordings.binning import bin_original
 from rtdsae.recordings.original import Original
 
@@ -33,3 +34,20 @@ def test_pauses_after_a_clock_that_was_set_back_are_none_either():
 def test_pauses_after_a_long_one_are_none_either():
     spans, _ = binned((0, 10), (200, 210), (230, 240))
     assert [first for first, _ in spans] == [0.0, 200.0, 230.0]
+
+
+def test_stamps_that_are_no_times_neither_hide_a_pause_nor_take_the_end_away(caplog):
+    stamps = np.concatenate([np.arange(0, 5, 0.05), [np.nan], np.arange(15, 20, 0.05), [1e12, np.inf, np.nan]])
+    bins = bin_original(Original("day", 0.0, ("a",), np.zeros((len(stamps), 1)), stamps), W)
+    np.testing.assert_array_equal(bins.segments, [[0, 59], [150, 199]])
+    assert bins.counts.sum() >= 197
+    assert "nan 4" in caplog.text
+
+
+def test_spikes_out_of_order_are_not_taken_for_time_that_went_by(monkeypatch):
+    """As of a rig that sends, ten times a second, the spikes of one channel after those of another."""
+    monkeypatch.setattr(binning, "MAX_CELLS", 100 * 50 + 50)
+    channels, stamps = np.tile(np.arange(50), 100), 0.1 * np.repeat(np.arange(100), 50)
+    stamps += np.random.default_rng(0).uniform(0, 0.1, 5000)
+    bins = bin_original(Original("day", 0.0, tuple(map(str, range(50))), channels[:, None], stamps), W)
+    assert len(bins.counts) in (99, 100)
