@@ -62,7 +62,7 @@ def bits_per_spike(rates: np.ndarray, counts: np.ndarray) -> float:
     1.0
     """
     counts = _checked(rates, counts)
-    spikes = counts.sum()
+    spikes = float(counts.sum(dtype=float))  # half precision would be at its end with 65,504
     if spikes == 0:
         return math.nan
     null = np.broadcast_to(counts.mean(0), counts.shape)

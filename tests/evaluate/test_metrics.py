@@ -74,6 +74,11 @@ def test_counts_of_small_types_do_not_overflow():
     assert bits_per_spike(np.full((300, 2), counts.mean()), counts) == pytest.approx(0, abs=1e-12)
 
 
+def test_more_spikes_than_half_precision_counts_have_a_score():
+    counts = np.tile([[0], [2]], (40_000, 1)).astype(np.float16)  # of 80,000 spikes
+    assert bits_per_spike(np.maximum(counts, 1e-9), counts) == pytest.approx(1)
+
+
 def test_float32_rates_are_scored_in_double():
     rates = np.full((1000, 7), 0.1, np.float32)
     assert poisson_nll(rates, np.zeros((1000, 7))) == pytest.approx(float(np.float32(0.1)), rel=1e-12)
