@@ -120,22 +120,26 @@ def shared_conditions(recordings: Sequence[Recording]) -> list[str]:
 
 def usual_bins(recording: Recording, conditions: Sequence[str]) -> int:
     """A length that half of each condition's training trials reach: a trial that was cut short does not count."""
-    lengths = lengths_of(recording.segments)
-    return min(int(np.median(lengths[trials_of(recording, c)])) for c in conditions)
+    lengths, trials = lengths_of(recording.segments), trials_of(recording)
+    return min(int(np.median(lengths[trials[c]])) for c in conditions)
 
 
 def averages(session: Session, recording: Recording, conditions: Sequence[str], bins: int) -> np.ndarray:
     """The mean over training trials of each condition's first bins, normalised: (conditions, bins, C)."""
-    long_enough = lengths_of(recording.segments) >= bins
+    long_enough, trials = lengths_of(recording.segments) >= bins, trials_of(recording)
     means = []
     for condition in conditions:  # one after another: as floats the whole recording might not fit into memory
-        firsts = recording.segments[trials_of(recording, condition) & long_enough, 0]
+        some = trials[condition]
+        firsts = recording.segments[some[long_enough[some]], 0]
         counts = recording.counts[firsts[:, None] + np.arange(bins)][..., recording.heldin].astype(np.float32)
         means.append(session.readin.normalise(torch.from_numpy(counts)).numpy().mean(0))
     return np.stack(means)
 
 
-def trials_of(recording: Recording, condition: str) -> np.ndarray:
-    """Which segments are training trials of a condition, (n,)."""
-    labels = np.array([str(c) for c in np.asarray(recording.conditions)])
-    return recording.in_split("train") & (labels == condition)
+def trials_of(recording: Recording) -> dict[str, np.ndarray]:
+    """Which segments are training trials of each condition, (n,): in one pass, since each may be one of its own."""
+    training = np.flatnonzero(recording.in_split("train"))
+    found: dict[str, list[int]] = {}
+    for i, condition in zip(training.tolist(), np.asarray(recording.conditions)[training].tolist(), strict=True):
+        found.setdefault(str(condition), []).append(i)
+    return {condition: np.array(some) for condition, some in found.items()}
