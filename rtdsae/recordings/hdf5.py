@@ -14,6 +14,8 @@
 Only `counts` and `bin_width_s` must be there. A file without `counts` but with `train_encod_data` is lfads-torch's.
 """
 
+import itertools
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -94,7 +96,7 @@ def values(dataset: Any) -> np.ndarray:
 
 
 def _unpacked(dataset: "h5py.Dataset") -> np.ndarray:
-    """A large array, unpacked some rows at a time into a file without a name, and mapped: memory holds what is in use.
+    """A large array, unpacked a part at a time into a file without a name, and mapped: memory holds what is in use.
 
     The file is in the folder for temporary files (TMPDIR) and gone with the array.
     """
@@ -108,10 +110,19 @@ def _unpacked(dataset: "h5py.Dataset") -> np.ndarray:
                 "folder with room"
             ) from None
         array = np.memmap(file, dataset.dtype, "r+", shape=dataset.shape)
-    rows = max(1, LARGE // 16 * len(dataset) // dataset.nbytes)
-    for first in range(0, len(dataset), rows):
-        array[first : first + rows] = dataset[first : first + rows]
+    for part in _parts(dataset):
+        array[part] = dataset[part]
     return array
+
+
+def _parts(dataset: "h5py.Dataset") -> Iterator[tuple[slice, ...]]:
+    """Parts that together are the dataset, each of whole chunks: no chunk is unpacked twice, be it all of a channel."""
+    shape, block = dataset.shape, list(dataset.chunks or np.ones(dataset.ndim, int).tolist())
+    for axis in reversed(range(dataset.ndim)):
+        several = LARGE // 4 // (dataset.dtype.itemsize * math.prod(block))
+        block[axis] = min(shape[axis], max(1, several) * block[axis])
+    for corner in itertools.product(*map(range, [0] * len(shape), shape, block)):
+        yield tuple(slice(first, first + size) for first, size in zip(corner, block, strict=True))
 
 
 def write(recording: Recording, path: Path) -> None:

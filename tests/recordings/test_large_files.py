@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 import pytest
 
@@ -44,6 +45,22 @@ def test_windows_are_taken_from_the_mapping_itself(recording, tmp_path, monkeypa
     monkeypatch.setattr(hdf5, "LARGE", 1000)
     mapped = load(tmp_path / "long.h5")
     assert Tensors(mapped.split()).counts.data_ptr() == mapped.counts.ctypes.data  # no copy of them all
+
+
+@pytest.mark.parametrize("chunks", [(5001, 1), (700, 3), (1, 40), None])
+def test_no_chunk_is_unpacked_twice(recording, tmp_path, monkeypatch, chunks):
+    with h5py.File(tmp_path / "long.h5", "w") as file:
+        file.attrs["bin_width_s"] = 0.02
+        file.create_dataset("counts", data=recording.counts, chunks=chunks)
+    monkeypatch.setattr(hdf5, "LARGE", 50_000)
+    taken, read = [], h5py.Dataset.__getitem__
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda self, part: taken.append(part) or read(self, part))
+    np.testing.assert_array_equal(load(tmp_path / "long.h5").counts, recording.counts)
+    assert len(taken) > 1
+    for part in taken:
+        for one, size, n in zip(np.atleast_1d(part), chunks or (), recording.counts.shape, strict=False):
+            assert one.start % size == 0
+            assert one.stop % size == 0 or one.stop >= n
 
 
 def test_without_room_for_it_the_line_says_where_room_is_needed(recording, tmp_path):
