@@ -51,8 +51,12 @@ class Look:
     @cached_property
     def active(self) -> np.ndarray:
         """How many channels have a spike in each bin, (T,)."""
-        blocks = range(0, len(self.counts), MOST_BINS)
-        return np.concatenate([(self.counts[a : a + MOST_BINS] > 0).sum(axis=1) for a in blocks])
+        return np.concatenate([(block > 0).sum(axis=1) for block in self.blocks()])
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All counts, some bins at a time: what is made of them may not fit in memory."""
+        size = max(1, MOST_ENTRIES // self.counts.shape[1])
+        return (self.counts[a : a + size] for a in range(0, len(self.counts), size))
 
     @property
     def few(self) -> np.ndarray:
@@ -62,7 +66,7 @@ class Look:
     @cached_property
     def whole(self) -> bool:
         """Whether all counts are whole numbers."""
-        return self.counts.dtype.kind in "iu" or bool((np.rint(self.counts) == self.counts).all())
+        return self.counts.dtype.kind in "iu" or all(bool((np.rint(b) == b).all()) for b in self.blocks())
 
     @cached_property
     def correlations(self) -> tuple[np.ndarray, np.ndarray]:
@@ -170,7 +174,8 @@ def _clipped(look: Look) -> Iterator[str]:
     if look.recording.bin_width_s <= 2 * REFRACTORY_S:
         return  # a neuron does not fire twice in so narrow a bin
     most, mean, n = look.counts.max(axis=0), look.means, len(look.counts)
-    at_most, below = ((look.counts == m).sum(axis=0) for m in (most, most - np.minimum(most, 1)))
+    least = most - np.minimum(most, 1)
+    at_most, below = (sum((b == m).sum(axis=0) for b in look.blocks()) for m in (most, least))
     piled = at_most > 1.2 * below * mean / np.maximum(most, 1)
     clipped = (most > 0) & piled & (n * _poisson_beyond(most, mean) > 100)
     if clipped.any():

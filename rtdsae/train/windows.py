@@ -47,8 +47,9 @@ class Tensors:
         cv_mask: fraction of the entries that is kept apart.
 
     Attributes:
-        counts: (bins, n_neurons), in the recording's own memory where its type is small, else a byte or two each: a
-            session of hours and a thousand channels is held once, and becomes floats a batch at a time.
+        counts: (bins, n_neurons), in the recording's own memory where its type is small, else a byte each, or four
+            where that does not hold them: a session of hours and a thousand channels is held once, and becomes floats a
+            batch at a time.
         heldin: (n_neurons,) bool, the neurons that the encoders see.
         u: (bins, U) float32, or None.
     """
@@ -93,12 +94,20 @@ def compact(counts: np.ndarray) -> np.ndarray:
     """The same values in a type of at most four bytes; no copy where it is one already, and writable."""
     if counts.dtype == np.uint16 and counts.max() < 1 << 15:
         counts = counts.view(np.int16)  # which PyTorch can index, where they are
-    if counts.dtype.kind == "f" or counts.dtype.itemsize <= 2:
-        kind = counts.dtype if counts.dtype in (np.float32, np.uint8, np.int8, np.int16) else np.float32
-    else:
-        kind = np.dtype(np.uint8) if counts.max() < 1 << 8 else np.dtype(np.float32)
+    kind = counts.dtype
+    if kind not in (np.float32, np.uint8, np.int8, np.int16):
+        kind = np.dtype(np.uint8 if counts.max() < 1 << 8 and whole(counts) else np.float32)
     small = counts.astype(kind, copy=False)
     return small if small.flags.writeable else small.copy()
+
+
+def whole(counts: np.ndarray) -> bool:
+    """Whether all are whole numbers; looked at some at a time, since memory may not hold a second array of theirs."""
+    if counts.dtype.kind in "iu":
+        return True
+    rows = max(1, MOST_VALUES // 10 // counts.shape[1])
+    blocks = (counts[first : first + rows] for first in range(0, len(counts), rows))
+    return all(bool((np.rint(block) == block).all()) for block in blocks)
 
 
 class Windows:

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+import tracemalloc
 
 import h5py
 import numpy as np
 import pytest
 
-from rtdsae.recordings import Recording, hdf5, load, save
+from rtdsae.recordings import Recording, checks, hdf5, load, save
 from rtdsae.train.windows import Tensors
 
 LIMITED = """
@@ -70,3 +71,15 @@ def test_without_room_for_it_the_line_says_where_room_is_needed(recording, tmp_p
     ).stdout
     assert " needs 0.0 GB in" in said
     assert "set TMPDIR to a folder with room" in said
+
+
+def test_neither_checking_nor_surveying_makes_a_second_array_of_that_size(monkeypatch):
+    counts = np.random.default_rng(0).poisson(0.3, (10_000, 100)).astype(np.float32)  # a million
+    monkeypatch.setattr(checks, "MOST_ENTRIES", 10_000)
+    tracemalloc.start()
+    look = checks.Look(Recording(counts, 0.02))
+    assert look.whole
+    assert list(checks._clipped(look)) == []
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 500_000

@@ -180,3 +180,14 @@ def test_counts_of_two_bytes_stay_where_they_are_if_pytorch_can_index_them(most,
     assert tensors.counts.dtype == kind
     assert np.shares_memory(tensors.counts.numpy(), tensors.recording.counts) == (kind == torch.int16)
     np.testing.assert_array_equal(tensors.windows_at(torch.tensor([2]), 5).counts[0], counts[2:7])
+
+
+def test_whole_numbers_of_a_wide_type_are_a_byte_each():
+    counts = np.random.default_rng(0).poisson(1.0, (300, 4)).astype(np.float64)
+    made = Tensors(Recording(counts, 0.02)).counts
+    assert made.dtype == torch.uint8
+    np.testing.assert_array_equal(made.numpy(), counts)
+    for other in (counts + 0.5, counts * 1000):
+        made = Tensors(Recording(other, 0.02)).counts
+        assert made.dtype == torch.float32
+        np.testing.assert_array_equal(made.numpy(), other)
