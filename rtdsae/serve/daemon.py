@@ -49,6 +49,7 @@ STATUS_PERIOD_S = 1.0
 CHORES_PERIOD_S = 0.02
 PATIENCE_S = 10.0  # with a stream of which nothing comes out
 DRAIN_S = 1.0  # for what has arrived and is not yet decoded, at the end
+LOADING_S = 5.0  # likewise, for a swap to leave ONNX Runtime
 LATE, SWAPPED = int(Flags.LATE), int(Flags.SWAPPED)
 
 
@@ -65,6 +66,7 @@ class Daemon:
         self.force_exit = False
         self.run_id = secrets.randbits(32)
         self._notifier = Notifier()
+        self._loading = threading.Lock()  # a swap, its graphs
         self._last_status: dict[str, object] = {}
         self._seq = 0
         self._intake: Intake
@@ -98,6 +100,8 @@ class Daemon:
         if self.settings.model.provider == AUTO:
             self.settings = _with_quickest(self.settings)  # a swapped bundle runs there, too
         settings = self.settings
+        # Taken for good: Python ends its threads, and one within ONNX Runtime would take the process with it (SIGABRT).
+        self._open.callback(self._loading.acquire, timeout=LOADING_S)
         RealTime(settings.priority, settings.cpus, settings.lock_memory).apply()
         self._pipeline = Pipeline(settings.bundle, settings.session, settings.model, self.run_id)
         manifest = self._pipeline.bundle.manifest
@@ -256,7 +260,8 @@ class Daemon:
         """
         running, settings, bundle = self._pipeline, self.settings, shipped.model(bundle)
         dry_run(bundle, session, settings.model.provider)
-        new = Pipeline(bundle, session, settings.model, self.run_id, running.decoder.recent)
+        with self._loading:
+            new = Pipeline(bundle, session, settings.model, self.run_id, running.decoder.recent)
         if self._outlet and settings.lsl_out and not self._outlet.fits(new.schema):
             log.warning("LSL stream %s begins anew: the new model publishes other arrays", settings.lsl_out)
             self._next_outlet = Outlet(settings.lsl_out, new.schema)

@@ -11,6 +11,7 @@ import onnx
 import pylsl
 import pytest
 import toy_bundle
+import zmq
 from lsl_source import LslSource
 from onnx import helper
 from station import until
@@ -164,6 +165,34 @@ def test_a_bundle_that_will_not_do_leaves_the_old_one_running(tmp_path, write, s
         served.check_order()
         served.check_values(x[: served.frames[-1].bin + 1])
         assert not any(f.flags & Flags.SWAPPED for f in served.frames)
+
+
+LOADING_AT_LENGTH = """
+import sys
+from rtdsae.cli import main
+from rtdsae.serve import daemon, engine
+load, times = engine._session, [1, 1, 100, 1]  # of the two graphs of each bundle
+def at_length(*graph):
+    n = times.pop(0)
+    if n > 1:
+        print("at it", file=sys.stderr, flush=True)
+    return [load(*graph) for _ in range(n)][0]
+engine._session, daemon.dry_run = at_length, lambda *_: None
+sys.exit(main())
+"""
+
+
+def test_a_stop_while_the_graphs_of_a_swap_are_loaded_exits_0(tmp_path):
+    toy, control = Toy(**SAME), f"ipc://{tmp_path}/control"
+    with LslSource(toy.counts(6000), RATE, labels=toy.channels) as source:
+        served = Served(tmp_path, toy, f"source_id={source.source_id}", "--control", control)
+        served.command[1:3] = ["-c", LOADING_AT_LENGTH]
+        with served, served.context.socket(zmq.DEALER) as client:
+            served.bins(1)
+            client.connect(control)
+            client.send_json({"request": "swap", "bundle": str(served.bundle)})
+            assert served.process.stderr.readline() == "at it\n"
+            assert served.stop()[0] == 0
 
 
 def test_what_could_not_be_anchored_in_time_does_not_take_over_later(tmp_path, monkeypatch):
