@@ -65,13 +65,19 @@ def _make(folder: Path, names: list[str]) -> list[Path]:
         own_keys(folder / "daemon.key_secret")
     except EndpointError as error:
         raise EndpointError(f"{error}, into another folder: the clients' keys go with the daemon's") from error
-    (folder / "clients").mkdir(exist_ok=True)
+    if not (folder / "daemon.key").is_file():
+        raise EndpointError(f"{folder}/daemon.key is missing, which the clients need: copy it from {folder}/carry/NAME")
+    for part in ("clients", "carry"):
+        (folder / part).mkdir(exist_ok=True)
     carried = [folder / "carry" / name for name in names]
     for own in carried:
-        own.mkdir(parents=True)
-        public, _ = create_certificates(own, "client")
-        shutil.copy(folder / "daemon.key", own)
-        Path(public).rename(folder / "clients" / f"{own.name}.key")
+        with tempfile.TemporaryDirectory(dir=folder) as whole:  # as above; "again" would find the half and refuse
+            made = Path(whole) / own.name
+            made.mkdir()
+            public, _ = create_certificates(made, "client")
+            shutil.copy(folder / "daemon.key", made)
+            Path(public).rename(folder / "clients" / f"{own.name}.key")
+            made.rename(own)
     return carried
 
 

@@ -331,3 +331,24 @@ def test_no_client_gets_keys_of_a_daemon_whose_own_are_damaged(tmp_path):
     with pytest.raises(EndpointError, match=r"no key can be read there: make keys .*, into another folder"):
         keys.make(tmp_path, ["leg"])
     assert not (tmp_path / "carry" / "leg").exists()
+
+
+def test_no_client_gets_half_of_its_keys(tmp_path, monkeypatch):
+    keys.make(tmp_path, ["arm"])
+    public = tmp_path / "daemon.key"
+    content = public.read_bytes()
+    public.unlink()
+    with pytest.raises(EndpointError, match=r"daemon.key is missing, .*: copy it from .*carry/NAME"):
+        keys.make(tmp_path, ["leg"])
+    public.write_bytes(content)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keys.shutil, "copy", full)
+        with pytest.raises(OSError, match="No space left"):
+            keys.make(tmp_path, ["leg"])
+    (carried,) = keys.make(tmp_path, ["leg"])  # and not "has keys already"
+    assert sorted(file.name for file in carried.iterdir()) == ["client.key_secret", "daemon.key"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["carry", "clients", "daemon.key", "daemon.key_secret"]
