@@ -1,6 +1,7 @@
 """The daemon, end to end: a real source, a real daemon and a real subscriber, each in a process of its own."""
 
 import contextlib
+import gc
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from rtdsae.serve.engine import Engine
 from rtdsae.serve.realtime import RealTime
 from rtdsae.serve.search import find
 from rtdsae.serve.settings import Settings
+from rtdsae.serve.wake import Rehearsal
 from rtdsae.signals import caught
 from rtdsae.wire import Flags
 
@@ -95,6 +97,19 @@ class Served:
         for name in ARRAYS:
             found = np.stack([f[name] for f in self.frames])
             np.testing.assert_allclose(found, expected[name], atol=2e-4, err_msg=name)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Makes daemons that run in this process, on a source."""
+    monkeypatch.setattr(RealTime, "apply", lambda self: [])  # it is for a process of its own
+
+    def here(toy, source, **settings):
+        stream, pub = f"source_id={source.source_id}", f"ipc://{tmp_path}/pub"
+        return Daemon(Settings(bundle=toy.write(tmp_path / "toy"), stream=stream, pub=pub, **settings))
+
+    yield here
+    gc.unfreeze()
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
@@ -175,13 +190,11 @@ def test_what_is_not_a_count_becomes_a_gap_with_a_name(tmp_path):
 
 
 @pytest.mark.parametrize(("rate", "told"), [(25.0, True), (50.0, False)])
-def test_a_stream_that_is_slower_than_it_says_is_told_of(tmp_path, monkeypatch, caplog, rate, told):
-    monkeypatch.setattr(RealTime, "apply", lambda self: [])  # it is for a process of its own
+def test_a_stream_that_is_slower_than_it_says_is_told_of(here, monkeypatch, caplog, rate, told):
     monkeypatch.setattr("rtdsae.serve.daemon.PATIENCE_S", 1.0)
     toy = Toy()
     with LslSource(toy.counts(200), 50.0, offsets=np.arange(1, 201) / rate, pace=rate) as source:
-        stream, pub = f"source_id={source.source_id}", f"ipc://{tmp_path}/pub"
-        daemon = Daemon(Settings(bundle=toy.write(tmp_path / "toy"), stream=stream, pub=pub))
+        daemon = here(toy, source)
         explain = daemon._explain
         monkeypatch.setattr(daemon, "_explain", lambda: (explain(), daemon.stop()))
         with caplog.at_level("WARNING", "rtdsae"):
@@ -203,6 +216,24 @@ def test_an_anchor_that_gaps_forbid_is_told_of_once(tmp_path):
     assert served.statuses[-1]["anchors"] < 5
 
 
+@pytest.mark.parametrize(("mode", "n_bins", "rehearses"), [("warm", 200, True), ("off", 10, False)])
+def test_it_rehearses_before_its_bins_where_it_is_told_to(here, monkeypatch, mode, n_bins, rehearses):
+    toy, rehearse, rehearsals = Toy(bin_width_s=0.05), Rehearsal.__call__, []
+    monkeypatch.setattr(Rehearsal, "__call__", lambda self: rehearsals.append(rehearse(self)))
+    with LslSource(toy.counts(205), 20.0) as source:
+        daemon = here(toy, source, wake=mode)
+        publish = daemon._publish
+
+        def publish_and_count(*bin_):
+            publish(*bin_)
+            if daemon._seq == n_bins or len(rehearsals) >= 3:
+                daemon.stop()
+
+        monkeypatch.setattr(daemon, "_publish", publish_and_count)
+        daemon.run()
+    assert len(rehearsals) >= 3 if rehearses else not rehearsals
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_exits_0(tmp_path, number):
     toy = Toy()
@@ -220,13 +251,11 @@ def test_a_signal_drains_and_exits_0(tmp_path, number):
         assert not served.socket.poll(100)  # the last status was the last word
 
 
-def test_what_has_arrived_by_the_end_is_published(tmp_path, monkeypatch):
+def test_what_has_arrived_by_the_end_is_published(here, monkeypatch):
     """In this process, since no signal to another one finds it with samples in hand that it has not yet decoded."""
-    monkeypatch.setattr(RealTime, "apply", lambda self: [])  # it is for a process of its own
     toy = Toy()
     with LslSource(toy.counts(50), 50.0, pace=500) as source:
-        stream, pub = f"source_id={source.source_id}", f"ipc://{tmp_path}/pub"
-        daemon = Daemon(Settings(bundle=toy.write(tmp_path / "toy"), stream=stream, pub=pub))
+        daemon = here(toy, source)
 
         def main_loop():
             until(lambda: daemon._link.source.available() == 50, "all samples")
