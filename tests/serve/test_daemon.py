@@ -234,6 +234,16 @@ def test_it_rehearses_before_its_bins_where_it_is_told_to(here, monkeypatch, mod
     assert len(rehearsals) >= 3 if rehearses else not rehearsals
 
 
+def test_what_was_loaded_is_out_of_the_collectors_sight_before_the_first_bin(here, monkeypatch):
+    toy, frozen = Toy(), []
+    gc.unfreeze()
+    with LslSource(toy.counts(1), 50.0) as source:
+        daemon = here(toy, source)
+        monkeypatch.setattr(daemon, "_take", lambda _: (frozen.append(gc.get_freeze_count()), daemon.stop()))
+        daemon.run()
+    assert frozen[0] > 10_000
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_exits_0(tmp_path, number):
     toy = Toy()

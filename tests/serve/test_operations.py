@@ -153,3 +153,21 @@ def test_the_daemon_runs_on_the_cores_that_it_was_given(serve):
         daemon = serve(stream, "--cpu", "0")
         assert "golden run" in daemon.stdout.readline()
         assert os.sched_getaffinity(daemon.pid) == {0}
+
+
+def test_the_daemon_has_the_priority_and_the_memory_that_it_asked_for_or_says_why_not(serve):
+    with source(60) as stream:
+        daemon, said = serve(stream, "--priority", 7, "--set", "lock_memory=true"), ""
+        while "decoding stream" not in said:
+            line = daemon.stdout.readline()
+            assert line, daemon.communicate()
+            said += line
+        names = {}
+        for task in Path(f"/proc/{daemon.pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # one that has ended meanwhile
+                names[(task / "comm").read_text().strip()] = int(task.name)
+        expected = (os.SCHED_OTHER, 0) if "priority 7 was refused" in said else (os.SCHED_FIFO, 7)
+        for task in (daemon.pid, names["ZMQbg/IO/0"]):  # the one that decodes, and the one that sends
+            assert (os.sched_getscheduler(task), os.sched_getparam(task).sched_priority) == expected
+        status = Path(f"/proc/{daemon.pid}/status").read_text()
+        assert ("VmLck:\t       0 kB" in status) == ("lock_memory was refused" in said)
