@@ -35,13 +35,20 @@ def test_pulls_every_sample_in_order_on_this_clock():
     with LslSource(SAMPLES, 50.0, pace=500, labels=CHANNELS) as stream:
         source = Source(find(f"source_id={stream.source_id}", 20), WANTED)
         assert (source.kind, source.samples_per_bin) == ("counts", 1)
-        rows, stamps = pulled(source, 10)
-        np.testing.assert_array_equal(rows, SAMPLES)
-        np.testing.assert_allclose(np.diff(stamps), 0.02, atol=1e-3)  # raw: neither smoothed nor re-made
+        np.testing.assert_array_equal(pulled(source, 10)[0], SAMPLES)
         assert abs(source.clock_offset_s) < 0.01  # the same machine
         assert not source.available()
         assert source.pull(1, 0.01) == 0
         assert len(source.taken()[0]) == 0
+        source.close()
+
+
+def test_stamps_are_the_sources_own_neither_smoothed_nor_re_made():
+    offsets = np.arange(1, 41) * 0.02 + np.random.default_rng(0).uniform(-0.008, 0.008, 40)
+    offsets[20:] -= 5.0  # a clock that is set back
+    with LslSource(np.zeros((40, 4), np.float32), 50.0, pace=500, offsets=offsets) as stream:
+        source = Source(find(f"source_id={stream.source_id}", 20), WANTED)
+        np.testing.assert_allclose(np.diff(pulled(source, 40)[1]), np.diff(offsets), atol=1e-4)
         source.close()
 
 
