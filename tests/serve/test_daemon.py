@@ -261,7 +261,8 @@ def test_a_signal_drains_and_exits_0(tmp_path, number):
         assert not served.socket.poll(100)  # the last status was the last word
 
 
-def test_what_has_arrived_by_the_end_is_published(here, monkeypatch):
+@pytest.mark.parametrize(("interrupts", "n_bins"), [(1, 45), (2, 0)])
+def test_what_has_arrived_by_the_end_is_published_unless_it_is_interrupted_twice(here, monkeypatch, interrupts, n_bins):
     """In this process, since no signal to another one finds it with samples in hand that it has not yet decoded."""
     toy = Toy()
     with LslSource(toy.counts(50), 50.0, pace=500) as source:
@@ -269,10 +270,31 @@ def test_what_has_arrived_by_the_end_is_published(here, monkeypatch):
 
         def main_loop():
             until(lambda: daemon._link.source.available() == 50, "all samples")
+            for _ in range(interrupts):
+                signal.raise_signal(signal.SIGINT)
 
         monkeypatch.setattr(daemon, "_main_loop", main_loop)
         daemon.run()
-        assert daemon.status()["bins"] == 50 - toy.n_anchor
+        assert daemon.status()["bins"] == n_bins
+
+
+def test_two_interrupts_end_a_long_gap_too(here, monkeypatch):
+    toy, n_gaps = Toy(bin_width_s=0.001), 40_000
+    offsets = np.arange(20) * 0.001
+    offsets[10:] += n_gaps * 0.001
+    with LslSource(toy.counts(20), 1000.0, offsets=offsets) as source:
+        daemon = here(toy, source)
+        housekeep = daemon._housekeep
+
+        def interrupted():
+            housekeep()
+            if daemon._seq > 10 and not daemon.should_exit:  # in the gap
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(daemon, "_housekeep", interrupted)
+        daemon.run()
+    assert 10 < daemon.status()["bins"] < n_gaps
 
 
 def test_status_has_what_was_promised_from_the_start(tmp_path):
