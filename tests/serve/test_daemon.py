@@ -21,9 +21,10 @@ from rtdsae.client import keys
 from rtdsae.serve.daemon import Daemon
 from rtdsae.serve.decoder import Decoder
 from rtdsae.serve.engine import Engine
+from rtdsae.serve.publisher import Publisher
 from rtdsae.serve.realtime import RealTime
 from rtdsae.serve.search import find
-from rtdsae.serve.settings import Settings
+from rtdsae.serve.settings import Model, Settings
 from rtdsae.serve.wake import Rehearsal
 from rtdsae.signals import caught
 from rtdsae.wire import Flags
@@ -153,6 +154,20 @@ def test_a_bundle_of_two_lanes_runs_in_lanes(tmp_path):
             decoder.anchor_if_due()
         found = np.stack([f["factors"] for f in served.frames])
         np.testing.assert_allclose(found, expected[: len(found)], atol=2e-4)
+
+
+def test_an_anchor_waits_until_the_bins_that_it_needs_are_published(here, monkeypatch):
+    toy, done = Toy(), []
+    for owner, name in ((Decoder, "decode"), (Publisher, "send"), (Engine, "anchor")):
+        call = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, _call=call, _name=name: (done.append(_name), _call(*a))[1])
+    with LslSource(toy.counts(120), 50.0, pace=500) as source:
+        daemon = here(toy, source, model=Model(anchor="every"))
+        monkeypatch.setattr(daemon, "_housekeep", lambda: daemon._seq < 100 or daemon.stop())
+        daemon.run()
+    anchors = [i for i, name in enumerate(done) if name == "anchor"]
+    assert len(anchors) >= 4  # one of the golden run, one before the first bin
+    assert {tuple(done[i - 2 : i]) for i in anchors[2:]} == {("decode", "send")}
 
 
 def test_a_gap_is_forecast_and_flagged(tmp_path):
