@@ -16,8 +16,6 @@ Only `counts` and `bin_width_s` must be there. A file without `counts` but with 
 
 import itertools
 import math
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rtdsae.errors import RecordingError, one_line
-from rtdsae.recordings import lfads_torch
+from rtdsae.recordings import lfads_torch, mapped
 from rtdsae.recordings.recording import Recording, from_fields, take_width
 
 if TYPE_CHECKING:
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["SIGNATURE", "opened", "read", "values", "write"]
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-LARGE = 1 << 28  # bytes: larger arrays stay on disk
 MAX_RATIO = 1100  # gzip packs no tighter than 1 to 1032
 ATTRIBUTES = ("bin_width_s", "session", "generator")
 
@@ -92,24 +89,12 @@ def values(dataset: Any) -> np.ndarray:
         raise ValueError(f"{dataset.name} claims {dataset.nbytes} bytes, more than the file can hold")
     if h5py.check_string_dtype(dataset.dtype):
         return np.asarray(dataset.asstr()[()])
-    return np.asarray(dataset[()] if dataset.nbytes <= LARGE else _unpacked(dataset))
+    return np.asarray(dataset[()] if dataset.nbytes <= mapped.LARGE else _unpacked(dataset))
 
 
 def _unpacked(dataset: "h5py.Dataset") -> np.ndarray:
-    """A large array, unpacked a part at a time into a file without a name, and mapped: memory holds what is in use.
-
-    The file is in the folder for temporary files (TMPDIR) and gone with the array.
-    """
-    with tempfile.TemporaryFile(prefix="rtdsae-") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, dataset.nbytes)  # else a full disk would end the program, later
-        except OSError as error:
-            folder, size = tempfile.gettempdir(), f"{dataset.nbytes / 1e9:.1f} GB"
-            raise RecordingError(
-                f"{dataset.file.filename}: {dataset.name} needs {size} in {folder} ({error.strerror}): set TMPDIR to a "
-                "folder with room"
-            ) from None
-        array = np.memmap(file, dataset.dtype, "r+", shape=dataset.shape)
+    """A large array, unpacked a part at a time onto the disk."""
+    array = mapped.zeros(dataset.shape, dataset.dtype, f"{dataset.file.filename}: {dataset.name}")
     for part in _parts(dataset):
         array[part] = dataset[part]
     return array
@@ -119,7 +104,7 @@ def _parts(dataset: "h5py.Dataset") -> Iterator[tuple[slice, ...]]:
     """Parts that together are the dataset, each of whole chunks: no chunk is unpacked twice, be it all of a channel."""
     shape, block = dataset.shape, list(dataset.chunks or np.ones(dataset.ndim, int).tolist())
     for axis in reversed(range(dataset.ndim)):
-        several = LARGE // 4 // (dataset.dtype.itemsize * math.prod(block))
+        several = mapped.LARGE // 4 // (dataset.dtype.itemsize * math.prod(block))
         block[axis] = min(shape[axis], max(1, several) * block[axis])
     for corner in itertools.product(*map(range, [0] * len(shape), shape, block)):
         yield tuple(slice(first, first + size) for first, size in zip(corner, block, strict=True))

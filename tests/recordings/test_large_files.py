@@ -2,20 +2,21 @@
 
 import subprocess
 import sys
+import tempfile
 import tracemalloc
 
 import h5py
 import numpy as np
 import pytest
 
-from rtdsae.recordings import Recording, checks, hdf5, load, save
+from rtdsae.recordings import Recording, checks, load, mapped, save
 from rtdsae.train.windows import Tensors
 
 LIMITED = """
 import resource, sys
 from rtdsae.errors import RtdsaeError
-from rtdsae.recordings import hdf5, load
-hdf5.LARGE = 1000
+from rtdsae.recordings import load, mapped
+mapped.LARGE = 1000
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 try:
     load(sys.argv[1])
@@ -33,19 +34,38 @@ def recording():
 
 def test_a_large_array_is_mapped_and_is_the_same(recording, tmp_path, monkeypatch):
     save(recording, tmp_path / "long.h5")
-    monkeypatch.setattr(hdf5, "LARGE", 1000)
-    mapped = load(tmp_path / "long.h5")
-    assert isinstance(mapped.counts.base, np.memmap)
-    np.testing.assert_array_equal(mapped.counts, recording.counts)
-    np.testing.assert_array_equal(mapped.behaviour, recording.behaviour)
-    assert mapped.hash == recording.hash
+    monkeypatch.setattr(mapped, "LARGE", 1000)
+    read = load(tmp_path / "long.h5")
+    assert isinstance(read.counts.base, np.memmap)
+    np.testing.assert_array_equal(read.counts, recording.counts)
+    np.testing.assert_array_equal(read.behaviour, recording.behaviour)
+    assert read.hash == recording.hash
 
 
 def test_windows_are_taken_from_the_mapping_itself(recording, tmp_path, monkeypatch):
     save(recording, tmp_path / "long.h5")
-    monkeypatch.setattr(hdf5, "LARGE", 1000)
-    mapped = load(tmp_path / "long.h5")
-    assert Tensors(mapped.split()).counts.data_ptr() == mapped.counts.ctypes.data  # no copy of them all
+    monkeypatch.setattr(mapped, "LARGE", 1000)
+    read = load(tmp_path / "long.h5")
+    assert Tensors(read.split()).counts.data_ptr() == read.counts.ctypes.data  # no copy of them all
+
+
+@pytest.mark.parametrize(
+    ("said", "usual", "taken"),
+    [(None, "/tmp", "/var/tmp"), ("/tmp", "/tmp", "/tmp"), ("/scratch", "/scratch", "/scratch")],
+)
+def test_it_is_not_in_tmp_which_may_be_memory_unless_tmpdir_says_so(said, usual, taken, tmp_path, monkeypatch):
+    folders = []
+
+    def temporary(dir, **_):
+        folders.append(dir)
+        return (tmp_path / "file").open("w+b")
+
+    monkeypatch.setattr(mapped, "LARGE", 1000)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: usual)
+    monkeypatch.setattr(tempfile, "TemporaryFile", temporary)
+    monkeypatch.setenv("TMPDIR", said) if said else monkeypatch.delenv("TMPDIR", raising=False)
+    assert mapped.zeros((2000,), np.uint8, "it").shape == (2000,)
+    assert folders == [taken]
 
 
 @pytest.mark.parametrize("chunks", [(5001, 1), (700, 3), (1, 40), None])
@@ -53,7 +73,7 @@ def test_no_chunk_is_unpacked_twice(recording, tmp_path, monkeypatch, chunks):
     with h5py.File(tmp_path / "long.h5", "w") as file:
         file.attrs["bin_width_s"] = 0.02
         file.create_dataset("counts", data=recording.counts, chunks=chunks)
-    monkeypatch.setattr(hdf5, "LARGE", 50_000)
+    monkeypatch.setattr(mapped, "LARGE", 50_000)
     taken, read = [], h5py.Dataset.__getitem__
     monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda self, part: taken.append(part) or read(self, part))
     np.testing.assert_array_equal(load(tmp_path / "long.h5").counts, recording.counts)

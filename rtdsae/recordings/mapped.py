@@ -1,0 +1,45 @@
+"""Arrays that may be larger than memory: the large ones are on disk, in files without a name, mapped."""
+
+import os
+import tempfile
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from rtdsae.errors import RecordingError
+
+__all__ = ["LARGE", "zeros"]
+
+LARGE = 1 << 28  # bytes: larger arrays are on disk
+
+
+def zeros(shape: tuple[int, ...], dtype: DTypeLike, what: str) -> np.ndarray:
+    """An array of zeros, in memory or, where it is large, on disk; its file is gone with it.
+
+    Args:
+        shape: as of NumPy's.
+        dtype: likewise.
+        what: what needs the room, for the error.
+
+    Raises:
+        RecordingError: there is no room on disk.
+    """
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if size <= LARGE:
+        return np.zeros(shape, dtype)
+    chosen = _folder()
+    with tempfile.TemporaryFile(prefix="rtdsae-", dir=chosen) as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)  # else a full disk would end the program, later
+        except OSError as error:
+            raise RecordingError(
+                f"{what} needs {size / 1e9:.1f} GB in {chosen} ({error.strerror}): set TMPDIR to a folder with room"
+            ) from None
+        return np.memmap(file, dtype, "r+", shape=shape)
+
+
+def _folder() -> str:
+    """The folder for temporary files: TMPDIR, else /var/tmp, since /tmp is in memory itself on many systems."""
+    usual = tempfile.gettempdir()
+    on_disk = "TMPDIR" not in os.environ and os.access("/var/tmp", os.W_OK | os.X_OK)
+    return "/var/tmp" if usual == "/tmp" and on_disk else usual
