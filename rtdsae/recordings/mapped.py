@@ -2,13 +2,17 @@
 
 import os
 import tempfile
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from rtdsae.errors import RecordingError
 
-__all__ = ["LARGE", "zeros"]
+if TYPE_CHECKING:
+    import h5py
+
+__all__ = ["LARGE", "copied", "zeros"]
 
 LARGE = 1 << 28  # bytes: larger arrays are on disk
 
@@ -36,6 +40,19 @@ def zeros(shape: tuple[int, ...], dtype: DTypeLike, what: str) -> np.ndarray:
                 f"{what} needs {size / 1e9:.1f} GB in {chosen} ({error.strerror}): set TMPDIR to a folder with room"
             ) from None
         return np.memmap(file, dtype, "r+", shape=shape)
+
+
+def copied(values: "np.ndarray | h5py.Dataset", dtype: DTypeLike, what: str) -> np.ndarray:
+    """The same values as an array of some type, in memory or on disk as `zeros`; some rows at a time.
+
+    Raises:
+        RecordingError: there is no room on disk.
+    """
+    array = zeros(values.shape, dtype, what)
+    rows = max(1, LARGE // 16 * len(values) // values.nbytes)
+    for first in range(0, len(values), rows):
+        array[first : first + rows] = values[first : first + rows]
+    return array
 
 
 def _folder() -> str:

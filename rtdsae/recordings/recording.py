@@ -276,11 +276,10 @@ def _series(name: str, values: Any, n_bins: int | None = None) -> np.ndarray:
         raise RecordingError(f"{name} has shape {array.shape}: (bins, channels) is needed, at least 1 by 1{trials}")
     if n_bins is not None and len(array) != n_bins:
         raise RecordingError(f"{name} has {len(array)} bins, counts has {n_bins}: make them equal")
-    # Least and most tell as well, without a mask of a recording that memory may not hold.
-    if array.dtype.kind == "f" and not np.isfinite([array.min(), array.max()]).all():
+    if array.dtype.kind == "f" and not np.isfinite([array.min(), array.max()]).all():  # no mask of a large array
         where = _where(~np.isfinite(array))
         raise RecordingError(f"{name} is not finite at {where}: fill such bins, and leave them out of the segments")
-    return array.astype(np.uint8) if array.dtype.kind == "b" else array
+    return array.view(np.uint8) if array.dtype.kind == "b" else array
 
 
 def _where(mask: np.ndarray) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rtdsae.errors import TrainingError
 from rtdsae.model.priors import Context
-from rtdsae.recordings import Recording
+from rtdsae.recordings import Recording, mapped
 from rtdsae.recordings.segments import lengths_of
 from rtdsae.train.config import TrainConfig
 from rtdsae.train.sessions import vocabulary
@@ -47,9 +47,8 @@ class Tensors:
         cv_mask: fraction of the entries that is kept apart.
 
     Attributes:
-        counts: (bins, n_neurons), in the recording's own memory where its type is small, else a byte each, or four
-            where that does not hold them: a session of hours and a thousand channels is held once, and becomes floats a
-            batch at a time.
+        counts: (bins, n_neurons), in the recording's own memory where its type is small, else a copy of a byte or four
+            each, on disk where it is large: hours of a thousand channels become floats a batch at a time.
         heldin: (n_neurons,) bool, the neurons that the encoders see.
         u: (bins, U) float32, or None.
     """
@@ -58,7 +57,8 @@ class Tensors:
         self.recording = recording
         self.counts = torch.from_numpy(compact(recording.counts))
         self.heldin = torch.from_numpy(recording.heldin)
-        self.u = None if recording.external is None else torch.from_numpy(recording.external.astype(np.float32))
+        u = recording.external
+        self.u = None if u is None else torch.from_numpy(mapped.copied(u, np.float32, "a copy of the external inputs"))
         self.cv_mask = cv_mask
 
     def windows_at(self, first: Tensor, bins: int, device: torch.device | str = "cpu") -> Batch:
@@ -97,8 +97,9 @@ def compact(counts: np.ndarray) -> np.ndarray:
     kind = counts.dtype
     if kind not in (np.float32, np.uint8, np.int8, np.int16):
         kind = np.dtype(np.uint8 if counts.max() < 1 << 8 and whole(counts) else np.float32)
-    small = counts.astype(kind, copy=False)
-    return small if small.flags.writeable else small.copy()
+    if counts.dtype == kind and counts.flags.writeable:
+        return counts
+    return mapped.copied(counts, kind, f"a copy of the counts as {kind}")
 
 
 def whole(counts: np.ndarray) -> bool:

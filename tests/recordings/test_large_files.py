@@ -50,6 +50,25 @@ def test_windows_are_taken_from_the_mapping_itself(recording, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
+    "kind", ["bool", "uint8", "int16", "uint16", "uint32", "int64", ">i4", "float16", "float32", "float64"]
+)
+def test_from_file_to_windows_memory_holds_no_copy_whatever_the_type(recording, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped, "LARGE", 100_000)
+    counts = np.minimum(recording.counts, 1).astype(kind)
+    with h5py.File(tmp_path / "long.h5", "w") as file:
+        file.attrs["bin_width_s"] = 0.02
+        file["counts"], file["external"] = counts, counts
+    load(tmp_path / "long.h5")  # with what is imported on the way
+    tracemalloc.start()
+    tensors = Tensors(load(tmp_path / "long.h5").split())
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert taken < counts.size / 2  # bytes
+    np.testing.assert_array_equal(tensors.counts, counts)
+    np.testing.assert_array_equal(tensors.u, counts)
+
+
+@pytest.mark.parametrize(
     ("said", "usual", "taken"),
     [(None, "/tmp", "/var/tmp"), ("/tmp", "/tmp", "/tmp"), ("/scratch", "/scratch", "/scratch")],
 )
