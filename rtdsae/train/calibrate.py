@@ -268,5 +268,5 @@ def behaviour_r2(source: Bundle, family: Family, windows: SessionWindows) -> flo
         return None
     factors, actual = factors_and_behaviour(family, windows.tensors, "valid", windows.valid.bins)
     with torch.no_grad():
-        decoded = family.behaviour(torch.from_numpy(factors).float())
+        decoded = family.behaviour(torch.from_numpy(factors))
     return mean_r2(actual, decoded.numpy())

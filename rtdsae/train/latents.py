@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rtdsae.model.family import Dims, Family, Outputs
 from rtdsae.model.stream import go_on
+from rtdsae.recordings import mapped
 from rtdsae.serve.decoder import triangles
 from rtdsae.train.windows import Tensors
 
@@ -31,7 +32,7 @@ def segment_outputs(
         names: the outputs that are wanted, of those that the model has.
 
     Returns:
-        By output name, (bins, size) float32, in the order of `modelled_bins`.
+        By output name, (bins, size) float32, in the order of `modelled_bins`; of a causal model, on disk where large.
     """
     if family.causal:
         return streamed(family, tensors, stretches(segments, family.dims), names)
@@ -92,7 +93,9 @@ def streamed(
         for at, weights, outputs in side_by_side(family, tensors, some):
             for name in names:
                 if (value := getattr(outputs, name)) is not None:
-                    total.setdefault(name, torch.zeros(n_rows, value.shape[-1]))
+                    if name not in total:
+                        zeros = mapped.zeros((n_rows, value.shape[-1]), np.float32, f"what is streamed as {name}")
+                        total[name] = torch.from_numpy(zeros)
                     total[name].index_add_(0, at, weights * value)
     return {name: value.numpy() for name, value in total.items()}
 

@@ -6,6 +6,7 @@ import pytest
 from test_fit import config, fit, recording
 
 from rtdsae.errors import ConfigError
+from rtdsae.recordings import mapped
 from rtdsae.serve.decoder import Decoder
 from rtdsae.serve.engine import Engine
 from rtdsae.train import latents
@@ -74,3 +75,19 @@ def test_long_stretches_are_streamed_a_piece_at_a_time_and_only_what_is_wanted(t
     some = segment_outputs(run.model(), tensors, SEGMENTS, ["factors"])
     assert list(some) == ["factors"]
     np.testing.assert_array_equal(some["factors"], pieces["factors"])
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_what_hours_are_answered_is_on_disk(tmp_path, monkeypatch, lanes):
+    c = config(epochs=1)
+    c = msgspec.structs.replace(c, window=msgspec.structs.replace(c.window, lanes=lanes))
+    run, tensors = fit(tmp_path / "run", c), Tensors(recording())
+    in_memory = segment_outputs(run.model(), tensors, SEGMENTS, ["factors"])["factors"]
+    monkeypatch.setattr(mapped, "LARGE", in_memory.nbytes - 1)
+    made = []
+    monkeypatch.setattr(
+        np, "memmap", lambda *args, memmap=np.memmap, **how: made.append(memmap(*args, **how)) or made[0]
+    )
+    on_disk = segment_outputs(run.model(), tensors, SEGMENTS, ["factors"])["factors"]
+    assert [np.shares_memory(on_disk, array) for array in made] == [True]
+    np.testing.assert_array_equal(on_disk, in_memory)
