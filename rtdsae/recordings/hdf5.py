@@ -14,6 +14,7 @@
 Only `counts` and `bin_width_s` must be there. A file without `counts` but with `train_encod_data` is lfads-torch's.
 """
 
+import io
 import itertools
 import math
 from collections.abc import Iterator
@@ -122,18 +123,48 @@ def write(recording: Recording, path: Path) -> None:
     """
     import h5py
 
-    # In memory first: on a full disk HDF5 says nothing, and crashes later.
     # This version of the format has checksums over its own structures: the older one can hang its reader when damaged.
-    with h5py.File(path, "w", libver="v110", driver="core", backing_store=False) as file:
-        for name, value in recording.fields().items():
-            array = _plain(np.asarray(value))
-            if name in ATTRIBUTES:
-                file.attrs[name] = array
-            else:
-                file.create_dataset(name, data=array, chunks=True, compression="gzip", shuffle=True, fletcher32=True)
-        file.flush()
-        image = file.id.get_file_image()
-    path.write_bytes(image)
+    with _Written(path, "w+b") as raw:
+        try:
+            with h5py.File(raw, "w", libver="v110") as file:
+                for name, value in recording.fields().items():
+                    array = _plain(np.asarray(value))
+                    if name in ATTRIBUTES:
+                        file.attrs[name] = array
+                    else:
+                        packed = {"compression": "gzip", "shuffle": True, "fletcher32": True}
+                        file.create_dataset(name, data=array, chunks=True, **packed)
+        except Exception:
+            if raw.error is None:  # else it is what HDF5 makes of what was not written
+                raise
+        if raw.error is not None:
+            raise raw.error
+
+
+class _Written(io.FileIO):
+    """A file for HDF5 to write to, to which a full disk may say no: HDF5 says nothing of it, and crashes later.
+
+    Attributes:
+        error: the first that went wrong. HDF5 is not told, and nothing is written after it.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        while len(rest) and self.error is None:
+            try:
+                rest = rest[super().write(rest) :]
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
 
 
 def _value(file: "h5py.File", name: str) -> Any:

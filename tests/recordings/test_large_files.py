@@ -1,5 +1,6 @@
 """Recordings that are larger than what is held in memory: unpacked beside, mapped, and the same in every respect."""
 
+import resource
 import subprocess
 import sys
 import tempfile
@@ -9,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from rtdsae.recordings import Recording, checks, load, mapped, save
+from rtdsae.recordings import Recording, checks, hdf5, load, mapped, save
 from rtdsae.train.windows import Tensors
 
 LIMITED = """
@@ -22,6 +23,18 @@ try:
     load(sys.argv[1])
 except RtdsaeError as error:
     print(error)
+"""
+
+MAPPED = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from rtdsae.recordings import Recording, save
+counts = np.memmap(sys.argv[1], np.uint8, "r", shape=(40_000, 1000))
+save(Recording(counts[:1000], 0.02), sys.argv[2])
+taken = int(Path("/proc/self/status").read_text().split("VmData:")[1].split()[0]) << 10
+resource.setrlimit(resource.RLIMIT_DATA, (taken + (25 << 20),) * 2)
+save(Recording(counts, 0.02), sys.argv[2])
 """
 
 
@@ -101,6 +114,27 @@ def test_no_chunk_is_unpacked_twice(recording, tmp_path, monkeypatch, chunks):
         for one, size, n in zip(np.atleast_1d(part), chunks or (), recording.counts.shape, strict=False):
             assert one.start % size == 0
             assert one.stop % size == 0 or one.stop >= n
+
+
+def test_it_is_written_without_being_held_in_memory(tmp_path):
+    (tmp_path / "counts").write_bytes(np.random.default_rng(0).bytes(40_000_000))
+    subprocess.run([sys.executable, "-c", MAPPED, tmp_path / "counts", tmp_path / "long.h5"], check=True)
+    with h5py.File(tmp_path / "long.h5") as file:
+        last = np.fromfile(tmp_path / "counts", np.uint8, offset=39_000_000).reshape(-1, 1000)
+        np.testing.assert_array_equal(file["counts"][39_000:], last)
+
+
+@pytest.mark.parametrize("limit", [0, 20, 100, 2000, 30_000, 60_000, -1])
+def test_wherever_the_disk_is_full_it_is_one_error_and_the_process_lives(recording, limit, tmp_path):
+    hdf5.write(recording, tmp_path / "whole.h5")
+    room = limit % (tmp_path / "whole.h5").stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            hdf5.write(recording, tmp_path / "part.h5")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_without_room_for_it_the_line_says_where_room_is_needed(recording, tmp_path):
