@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from toy_bundle import Toy
 
@@ -160,3 +161,19 @@ def test_a_mistake_is_one_line(command, said):
         [sys.executable, TOOLS / program, *flags], env=environment, capture_output=True, text=True, check=False
     )
     assert (done.returncode, said in done.stderr.splitlines()[-1]) == (2, True), done.stderr
+
+
+def test_the_loader_bench_sees_memory_that_is_given_back_and_fits_behaviour_too():
+    loader = importlib.import_module("bench_loader")
+    before, found = loader.own_memory(), {}
+    with loader.peak_memory(found, "peak"):
+        taken = np.ones(1 << 23)  # 64 MB
+        time.sleep(10 * loader.LOOK_S)
+        del taken
+    assert found["peak"] > before + 50 > loader.own_memory()
+    flags = ["--hours", "0.01", "--channels", "4", "--batches", "1"]
+    done = subprocess.run(
+        [sys.executable, TOOLS / "bench_loader.py", *flags], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert min(found[name] for name in ("behaviour_s", "load_peak_mb", "steps_peak_mb", "behaviour_peak_mb")) > 0
