@@ -67,7 +67,7 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
             print(f"{info['too_short']} segments are shorter than a window (S + R bins) and were left out")
         ended = f"{info['state']} after {info['epochs_done']} epochs"
         if info["best_epoch"] < 0:
-            cure = "where the validation score is no number, lower fit.learning_rate; else go on with --resume"
+            cure = "where the validation score is no number, begin anew with a lower fit.learning_rate; else --resume"
             raise TrainingError(f"{ended}, nothing to export yet: {cure}; run: {out}")
         if len(recordings) > 1 and run.alignment() is None:  # which is saved with a model
             print("the sessions share no two conditions: their read-ins were begun at random")

@@ -9,8 +9,9 @@ from lightning_fabric import Fabric
 
 from rtdsae.errors import TrainingError, one_line
 from rtdsae.train.config import Fit
+from rtdsae.train.windows import Batch
 
-__all__ = ["Gone", "NotFinite", "absence_explained", "check_finite", "check_gradient", "memory_explained"]
+__all__ = ["Gone", "NotFinite", "absence_explained", "bad_gradient", "bad_loss", "memory_explained"]
 
 
 class NotFinite(TrainingError):
@@ -19,41 +20,33 @@ class NotFinite(TrainingError):
     Attributes:
         session: whose batch it was.
         first: (B,) the first bins of its windows.
+        batch: these windows as the model got them.
     """
 
-    def __init__(self, message: str, session: int, first: torch.Tensor) -> None:
+    def __init__(self, message: str, session: int, first: torch.Tensor, batch: Batch) -> None:
         super().__init__(message)
-        self.session, self.first = session, first
+        self.session, self.first, self.batch = session, first, batch
 
 
-def check_finite(
-    fabric: Fabric, terms: dict[str, torch.Tensor], epoch: int, session: int, firsts: torch.Tensor
-) -> None:
-    """Ends all processes where the loss of one is no number.
-
-    Raises:
-        NotFinite: it is not.
-    """
+def bad_loss(fabric: Fabric, terms: dict[str, torch.Tensor], epoch: int) -> str:
+    """What to say where the loss is no number in one of the processes, in all of them; else nothing."""
     finite: Any = torch.isfinite(terms["loss"]).float()
     if fabric.world_size > 1:
         finite = fabric.all_reduce(finite, reduce_op="mean")
-    if finite < 1:
-        bad = ", ".join(name for name, value in terms.items() if not torch.isfinite(value)) or "another process's loss"
-        why = f"{bad} is not finite in epoch {epoch}: lower fit.learning_rate or fit.clip_norm"
-        raise NotFinite(why, session, firsts)
+    if finite == 1:
+        return ""
+    bad = ", ".join(name for name, value in terms.items() if not torch.isfinite(value)) or "another process's loss"
+    return f"{bad} is not finite in epoch {epoch}: lower fit.learning_rate or fit.clip_norm, and begin anew"
 
 
-def check_gradient(fit: Fit, norm: Any, epoch: int, session: int, firsts: torch.Tensor) -> None:
-    """Ends all processes where the gradient, which is the same in all, is no number.
+def bad_gradient(fit: Fit, norm: Any, epoch: int) -> str:
+    """What to say where the gradient's norm, which is the same in all processes, is no number; else nothing.
 
     Half precision's own scaler finds and leaves out those that are too large.
-
-    Raises:
-        NotFinite: its norm is no number.
     """
-    if fit.precision != "16-mixed" and not torch.isfinite(norm):
-        why = f"the gradient is not finite in epoch {epoch}: lower fit.learning_rate or the loss's weights"
-        raise NotFinite(why, session, firsts)
+    if fit.precision == "16-mixed" or torch.isfinite(norm):
+        return ""
+    return f"the gradient is not finite in epoch {epoch}: lower fit.learning_rate or the loss's weights, and begin anew"
 
 
 @contextlib.contextmanager

@@ -28,12 +28,12 @@ from rtdsae.train.average import Averaged
 from rtdsae.train.behaviour import fit_behaviour
 from rtdsae.train.config import FactorVAE, Fit, TrainConfig
 from rtdsae.train.factor_vae import Adversary
-from rtdsae.train.failures import NotFinite, absence_explained, check_finite, check_gradient, memory_explained
+from rtdsae.train.failures import NotFinite, absence_explained, bad_gradient, bad_loss, memory_explained
 from rtdsae.train.objective import Loss, Schedule, selecting, valid_scores
 from rtdsae.train.processes import add_up, begin, follow, make_fabric
 from rtdsae.train.run import FAILED, Run
 from rtdsae.train.teacher import Teacher
-from rtdsae.train.windows import SessionWindows, session_windows
+from rtdsae.train.windows import Batch, SessionWindows, session_windows
 
 __all__ = ["Progress", "Standing", "Training", "keep_memory", "run_epochs", "train", "train_epoch"]
 
@@ -214,8 +214,7 @@ def lead(
     except KeyboardInterrupt:
         run.info["state"] = "interrupted"
     except NotFinite as error:
-        batch = training.sessions[error.session].training_batch(error.first)
-        run.save_failed(error.session, error.first, batch.counts, batch.u)
+        run.save_failed(error.session, error.first, error.batch)
         run.info["state"] = "failed"
         finish(run, training)
         raise TrainingError(f"{error}; the batch is in {run.path / FAILED}") from None
@@ -287,33 +286,53 @@ def train_epoch(training: Training, epoch: int) -> dict[str, float]:
     schedule = Schedule(epoch, min(1.0, (epoch + 1) / (objective.ramp_epochs + 1)), n_windows)
     sums: dict[str, float] = {}
     for step, (i, firsts) in enumerate(batches):
-        session = training.sessions[i]
+        session, seed = training.sessions[i], epoch_seed(fit, epoch) * 1_000_003 + step * fit.shards
         training.family.use(session.index)
         mine = list(enumerate(firsts.tensor_split(fit.shards)))[fabric.global_rank :: fabric.world_size]
         optimizer.zero_grad()
         drawn: list[torch.Tensor] = []
         for shard, first in mine:
-            if fit.shards > 1:  # whoever takes it draws the same masks and noise
-                torch.manual_seed((epoch_seed(fit, epoch) * 1_000_003 + step * fit.shards + shard) % (1 << 64))
-            batch = session.training_batch(first, fabric.device)
+            batch = take(training, session, first, seed + shard)
             context, heldin = session.context(first, fabric.device), session.tensors.heldin.to(fabric.device)
-            batch = augment(batch, heldin, objective)
             last = shard == mine[-1][0]
             with memory_explained(fit, session.train.bins), fabric.no_backward_sync(loss, not last):  # type: ignore[arg-type]
                 terms, f = loss(batch, context, heldin, schedule, adversary)
-                check_finite(fabric, terms, epoch, i, firsts)
+                if why := bad_loss(fabric, terms, epoch):
+                    raise NotFinite(why, i, firsts, whole(training, session, firsts, seed, batch))
                 fabric.backward(terms["loss"] * (len(first) * fabric.world_size / len(firsts)))
             drawn.append(f.detach())
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(first) / n_windows
         norm = fabric.clip_gradients(loss, optimizer, max_norm=fit.clip_norm, error_if_nonfinite=False)
-        check_gradient(fit, norm, epoch, i, firsts)
+        if why := bad_gradient(fit, norm, epoch):
+            raise NotFinite(why, i, firsts, whole(training, session, firsts, seed, batch))
         optimizer.step()
         training.average.update_parameters(training.family)
         if adversary:
             learnt = adversary.learn(torch.cat(drawn))
             sums["discriminator"] = sums.get("discriminator", 0.0) + learnt * len(firsts) / n_windows
     return {f"train/{name}": value for name, value in add_up(fabric, sums).items()}
+
+
+def take(training: Training, session: SessionWindows, first: torch.Tensor, seed: int) -> Batch:
+    """The windows that begin at `first`, (B,), as the model gets them.
+
+    Of a shard everything is drawn from its seed, masks and noise too: the same, whoever takes it.
+    """
+    if training.config.fit.shards > 1:
+        torch.manual_seed(seed % (1 << 64))
+    device = training.fabric.device
+    batch = session.training_batch(first, device)
+    return augment(batch, session.tensors.heldin.to(device), training.config.objective)
+
+
+def whole(training: Training, session: SessionWindows, firsts: torch.Tensor, seed: int, batch: Batch) -> Batch:
+    """The whole batch, of which `batch` was taken last; shards are drawn again, since none is kept for this."""
+    if training.config.fit.shards == 1:
+        return batch
+    shards = firsts.tensor_split(training.config.fit.shards)
+    batches = [take(training, session, first, seed + shard) for shard, first in enumerate(shards)]
+    return Batch(*(None if part[0] is None else torch.cat(part) for part in zip(*batches, strict=True)))  # type: ignore[arg-type]
 
 
 def epoch_seed(fit: Fit, epoch: int) -> int:

@@ -8,7 +8,8 @@ best.pt          the averaged weights with the best selection score, behaviour r
 last.pt          weights, their average, optimiser and counters after the last finished epoch
 sample.npz       a stretch of each session's real input, on which an export is checked
 alignment.npz    condition averages as the trained read-ins map them, which a later session begins from
-failed.npz       the batch whose loss was not finite: session, first bins of its windows, their counts and inputs
+failed.npz       the batch whose loss was not finite: session, first bins of its windows, and the counts, inputs of the
+                 encoders and external inputs u that went in: moved, or drawn of a teacher's rates, where they were
 """
 
 import csv
@@ -36,6 +37,7 @@ from rtdsae.recordings import Recording
 from rtdsae.train.alignment import Alignment
 from rtdsae.train.config import TrainConfig, convert
 from rtdsae.train.sessions import check_together, describe, dims_of, last_bins
+from rtdsae.train.windows import Batch
 
 __all__ = ["FAILED", "Run", "flatten", "npz", "write"]
 
@@ -252,10 +254,11 @@ class Run:
         kept = {name: arrays[f"{name}{session}"] for name in ("x", "u") if f"{name}{session}" in arrays}
         return {name: np.resize(values, (bins, values.shape[1])) for name, values in kept.items()}
 
-    def save_failed(self, session: int, first: torch.Tensor, counts: torch.Tensor, u: torch.Tensor | None) -> None:
+    def save_failed(self, session: int, first: torch.Tensor, batch: Batch) -> None:
         """Write failed.npz."""
-        arrays = {"session": np.array(session), "first": first.numpy(), "counts": counts.numpy()}
-        write(self.path / FAILED, npz(arrays if u is None else arrays | {"u": u.numpy()}))
+        parts = {"first": first, "counts": batch.counts, "inputs": batch.inputs, "u": batch.u}
+        arrays = {name: part.numpy(force=True) for name, part in parts.items() if part is not None}
+        write(self.path / FAILED, npz({"session": np.array(session)} | arrays))
 
     def save_alignment(self, alignment: Alignment) -> None:
         """Write alignment.npz."""

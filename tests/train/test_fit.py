@@ -32,6 +32,7 @@ from rtdsae.train.config import (
 from rtdsae.train.failures import memory_explained
 from rtdsae.train.fit import train
 from rtdsae.train.latents import modelled_bins, segment_outputs
+from rtdsae.train.objective import Loss
 from rtdsae.train.run import Run
 from rtdsae.train.sessions import prepare
 from rtdsae.train.windows import Tensors
@@ -44,6 +45,7 @@ FAMILIES = {  # all defaults but the sizes
     "fhvae": FHVAEConfig(**FACTORS, f_enc_dim=8, z_enc_dim=8),
     "fdmm": FDMMConfig(**FACTORS, f_enc_dim=8, z_enc_dim=8),
 }
+acausal = msgspec.structs.replace(FAMILIES["lfads"], causal=False)
 RAMPED = Objective(ramp_epochs=2)
 
 
@@ -89,6 +91,21 @@ def interrupt_after(epoch):
             raise KeyboardInterrupt
 
     return report
+
+
+def losses_of(monkeypatch, nth, change):
+    """Changes the terms of the nth loss of a training: the batches that its losses are of, as they come."""
+    taken = []
+
+    class Changed(Loss):
+        def forward(self, batch, *rest):
+            taken.append(batch)
+            terms, f = super().forward(batch, *rest)
+            weight = self.family.gen.cell.weight_h.flatten()[0]
+            return (change(terms, weight) if len(taken) == nth else terms), f
+
+    monkeypatch.setattr("rtdsae.train.fit.Loss", Changed)
+    return taken
 
 
 def test_two_runs_with_one_seed_are_equal_and_another_seed_differs(tmp_path):
@@ -142,15 +159,35 @@ def test_patience_stops_early(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_with_what_to_lower(tmp_path):
-    with pytest.raises(TrainingError, match=r"not finite in epoch \d+: lower fit.learning_rate"):
-        fit(tmp_path / "run", config(learning_rate=1e30, clip_norm=1e30))
-    with np.load(tmp_path / "run" / "failed.npz") as failed:
-        first, counts = failed["first"], failed["counts"]
-        assert failed["session"] == 0
-    assert counts.shape[1:] == (20, 8)
-    whole = prepare(recording(), config()).counts
-    np.testing.assert_array_equal(counts, np.stack([whole[a : a + 20] for a in first]))
+    c = config(learning_rate=1e30, clip_norm=1e30, heldout_every=4)
+    with pytest.raises(TrainingError, match=r"in epoch \d+: lower fit.learning_rate .*, and begin anew; the batch"):
+        fit(tmp_path / "run", c)
     assert Run.open(tmp_path / "run").info["state"] == "failed"
+    failed = Run.open(tmp_path / "run").load_arrays("failed.npz")
+    assert failed.keys() == {"session", "first", "counts", "inputs"}
+    data = prepare(recording(), c)
+    np.testing.assert_array_equal(failed["counts"], np.stack([data.counts[a : a + 20] for a in failed["first"]]))
+    np.testing.assert_array_equal(failed["inputs"], failed["counts"][..., data.heldin])
+    assert failed["session"] == 0
+
+
+@pytest.mark.parametrize(("shards", "nth"), [(1, 2), (3, 5)])  # the second batch: its only shard, its second of three
+@pytest.mark.parametrize("made", ["of a teacher", "moved"])
+def test_the_batch_that_failed_is_kept_as_it_went_in(tmp_path, monkeypatch, made, shards, nth):
+    moved = Objective(spike_jitter_bins=2, shift_bins=1)
+    c = config(objective=moved if made == "moved" else RAMPED, shards=shards, heldout_every=4)
+    if made == "of a teacher":
+        fit(tmp_path / "teacher", config(acausal, heldout_every=4, epochs=1))
+        c = msgspec.structs.replace(c, data=msgspec.structs.replace(c.data, teacher=str(tmp_path / "teacher")))
+    taken = losses_of(monkeypatch, nth, lambda terms, weight: terms | {"loss": terms["loss"] / 0})
+    with pytest.raises(TrainingError, match="loss is not finite in epoch 0"):
+        fit(tmp_path / "run", c)
+    failed = Run.open(tmp_path / "run").load_arrays("failed.npz")
+    assert len(failed["first"]) == len(failed["counts"]) == 8
+    went_in = taken[shards:]  # without the shard that was not taken any more
+    for name in ("counts", "inputs"):
+        seen = np.concatenate([getattr(batch, name).numpy() for batch in went_in])
+        np.testing.assert_array_equal(failed[name][: len(seen)], seen)
 
 
 @pytest.mark.parametrize(
