@@ -177,10 +177,10 @@ def set_up(
     if teacher:
         teacher.hand_on(family)
     optimizer = torch.optim.AdamW(family.parameters(), lr=fit.learning_rate, weight_decay=fit.weight_decay)
-    with absence_explained(fabric):
+    with absence_explained(fabric), memory_explained(fit, sessions[0].train.bins):
         loss, optimizer = fabric.setup(Loss(family, config.objective), optimizer)
-    adversary = make_adversary(config, fabric.device)
-    return run, Training(config, sessions, fabric, family, loss, optimizer, Averaged(family), adversary)
+        average, adversary = Averaged(family), make_adversary(config, fabric.device)
+    return run, Training(config, sessions, fabric, family, loss, optimizer, average, adversary)
 
 
 def lead(
@@ -258,9 +258,8 @@ def run_epochs(training: Training, standing: Standing) -> Iterator[tuple[dict[st
             return
         for group in training.optimizer.param_groups:
             group["lr"] = learning_rate(fit, epoch)
-        with absence_explained(training.fabric):
+        with absence_explained(training.fabric), memory_explained(fit, sessions[0].train.bins):
             metrics = train_epoch(training, epoch)
-        with memory_explained(fit, sessions[0].valid.bins):
             scores = valid_scores(training.average.module, sessions, fit.windows_at_once, training.fabric.device)
         metrics |= {f"valid/{name}": value for name, value in scores.items()}
         metrics["learning_rate"] = learning_rate(fit, epoch)
@@ -295,7 +294,7 @@ def train_epoch(training: Training, epoch: int) -> dict[str, float]:
             batch = take(training, session, first, seed + shard)
             context, heldin = session.context(first, fabric.device), session.tensors.heldin.to(fabric.device)
             last = shard == mine[-1][0]
-            with memory_explained(fit, session.train.bins), fabric.no_backward_sync(loss, not last):  # type: ignore[arg-type]
+            with fabric.no_backward_sync(loss, not last):  # type: ignore[arg-type]
                 terms, f = loss(batch, context, heldin, schedule, adversary)
                 if why := bad_loss(fabric, terms, epoch):
                     raise NotFinite(why, i, firsts, whole(training, session, firsts, seed, batch))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import rtdsae.train.fit
 from rtdsae.errors import ConfigError, TrainingError
 from rtdsae.evaluate.metrics import r2
 from rtdsae.model.families.dsae_factorized import DSAEFactorizedConfig
@@ -190,6 +191,20 @@ def test_the_batch_that_failed_is_kept_as_it_went_in(tmp_path, monkeypatch, made
         np.testing.assert_array_equal(failed[name][: len(seen)], seen)
 
 
+def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(tmp_path, monkeypatch):
+    """Of a loss that is finite itself, by a root whose slope at 0 is not."""
+
+    def steep(terms, weight):
+        return terms | {"loss": terms["loss"] + (weight - weight.detach()).sqrt()}
+
+    taken = losses_of(monkeypatch, 3, steep)
+    with pytest.raises(TrainingError, match="the gradient is not finite in epoch 0: lower "):
+        fit(tmp_path / "run")
+    assert len(taken) == 3
+    failed = Run.open(tmp_path / "run").load_arrays("failed.npz")
+    np.testing.assert_array_equal(failed["counts"], taken[2].counts.numpy())
+
+
 @pytest.mark.parametrize(
     "fails", [lambda: torch.empty(1 << 60), lambda: bytearray(1 << 62), lambda: exec("raise torch.OutOfMemoryError")]
 )
@@ -199,6 +214,25 @@ def test_out_of_memory_says_what_to_lower(fails):
         memory_explained(Fit(), 50),
     ):
         fails()
+
+
+@pytest.mark.parametrize(
+    ("where", "state"),
+    [
+        ((Loss, "to"), "training"),  # the model goes to its device
+        ((Loss, "forward"), "failed"),
+        ((torch.optim.AdamW, "step"), "failed"),  # which makes what it keeps of the gradients
+        ((rtdsae.train.fit, "valid_scores"), "failed"),
+    ],
+)
+def test_a_training_that_is_out_of_memory_says_it_wherever_it_is(tmp_path, monkeypatch, where, state):
+    def fails(*args, **kwargs):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(*where, fails)
+    with pytest.raises(TrainingError, match=r"of memory on a batch of 8 windows of 20 bins in fit\.shards=1: raise"):
+        fit(tmp_path / "run")
+    assert Run.open(tmp_path / "run").info["state"] == state
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
