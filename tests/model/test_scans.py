@@ -11,7 +11,7 @@ from rtdsae.model.priors import Tiled
 from rtdsae.model.scans import by_hand
 
 B, T, S, R, C, U = 3, 9, 4, 7, 5, 2
-CLIPS = [5.0, 0.3]  # the second one is reached
+CLIPS = [9.0, 1.5, 0.3]  # the second one is passed by first states alone, the third one is reached from within
 
 
 def gradients(values, weights, parameters):
@@ -32,7 +32,8 @@ def test_a_clipped_grus_scan_is_its_update(clip, gaps):
     torch.manual_seed(0)
     cell = ClippedGRUCell(C, 6, clip).double()
     x = torch.randn(B, T, C, dtype=torch.float64, requires_grad=True)
-    first = torch.randn(B, 6, dtype=torch.float64).clamp(-clip, clip).requires_grad_()
+    first = (2 * torch.randn(B, 6, dtype=torch.float64)).requires_grad_()
+    assert (first.abs().amax() > clip) == (clip < 9)
     observed = (torch.rand(B, T, 1) > 0.4).double() if gaps else None
     by_steps, at_once = Cell.scan(cell, x, first, observed), cell.scan(x, first, observed)
     assert at_once.grad_fn is not None
@@ -51,11 +52,12 @@ CASES = {
     "tiled, external": {"f_to_generator": "tiled", "n_external": U},
     "lag": {"z_lag": 2},
     "clipped": {"clip": 0.3},
+    "begun beyond the clip": {"clip": 1.5, "first": 20.0},
     "acausal": {"causal": False},
 }
 
 
-def model(n_external=0, **options):
+def model(n_external=0, first=1.0, **options):
     torch.manual_seed(0)
     sizes = {"f_dim": 4, "z_dim": 3, "gen_dim": 8, "fac_dim": 4, "ic_enc_dim": 5, "ci_enc_dim": 6, "con_dim": 7}
     config = LFADSConfig(**sizes, dropout=0.0, **options)
@@ -63,6 +65,8 @@ def model(n_external=0, **options):
     with torch.no_grad():
         for parameter in family.parameters():  # nothing that begins at 0 may hide a term
             parameter += 0.3 * torch.randn_like(parameter)
+        if family.gen.initial is not None:
+            family.gen.initial.weight *= first
     return family
 
 
