@@ -53,7 +53,7 @@ class FamilyConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         fac_dim: number of factors.
         reconstruction: how counts are drawn (rtdsae/model/reconstruction.py).
         clip: bound of each unit of a clipped GRU.
-        dropout: rate on encoder inputs and generator outputs.
+        dropout: rate on the encoders' inputs and outputs, and on the generator's outputs.
     """
 
     f_prior: StaticPriorConfig

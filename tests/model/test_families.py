@@ -276,6 +276,37 @@ def test_dropout_is_on_the_encoders_inputs_in_training_alone(case, monkeypatch):
     torch.testing.assert_close(trained[kept], evaluated[kept] / 0.8)
 
 
+READ = {  # what reads the encoders: of f, and of z
+    "lfads": ("ic.head", "con"),
+    "dsae_full": ("f_enc.head", "z_posterior"),
+    "dsae_factorized": ("f_enc.head", "z_posterior"),
+    "fhvae": ("f_posterior", "z_posterior"),
+    "fdmm": ("f_enc.head", "from_data"),
+}
+
+
+@over(DEFAULTS)
+def test_dropout_is_on_the_encoders_outputs_in_training_alone(case, monkeypatch):
+    family, x, given = case.make(), window(200), {}
+
+    def watch(path):
+        part = family.get_submodule(path)
+        how = "project" if path == "con" else "forward"  # LFADS's controller may run by hand
+        read = getattr(part, how)
+        monkeypatch.setattr(part, how, lambda h: given.setdefault(path, []).append(h) or read(h))
+
+    for path in READ[case.family]:
+        watch(path)
+    inputs, observed = family.readin.normalise(x), torch.ones_like(x[..., :1])
+    family.infer(inputs, observed, None, False)
+    family.train().infer(inputs, observed, None, False)
+    assert given.keys() == set(READ[case.family])
+    for evaluated, trained in given.values():
+        whole, kept = (float((h != 0).float().mean()) for h in (evaluated, trained))
+        assert whole > 0.3  # of the factorized DSAE's rectified units
+        assert kept == pytest.approx(0.8 * whole, abs=0.03)
+
+
 @over(DEFAULTS)
 def test_recurrent_kernels_are_the_models_own(case):
     family = case.make()
