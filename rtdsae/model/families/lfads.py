@@ -12,7 +12,8 @@ Where a bin was not observed, e and c hold and z follows its prior: the generato
 
 Sources: Sussillo et al. 2016 (arXiv:1608.06315); Pandarinath et al. 2018 (doi:10.1038/s41592-018-0109-9). Published, f
 sees the whole trial, e runs in both directions and the generator starts at bin 0: that is `causal: false` here, an
-offline reference that measures the price of causality and cannot be exported.
+offline reference that measures the price of causality and cannot be exported. lfads-torch (Sedler & Pandarinath 2023,
+arXiv:2309.01230) has dropout on the factors that are fed back and on u too; here both are left whole.
 """
 
 from typing import NamedTuple
