@@ -14,7 +14,8 @@ observed, the encoders hold, a block waits for its next observed bin, and z is i
 
 Sources: Hsu, Zhang & Glass 2017 (arXiv:1709.07902), where f is called z2 and z is z1, one for each segment; Hsu & Glass
 2018 (arXiv:1804.03201) for the estimate of μ. Published, the generator has the f_n of its own segment, to whose end its
-encoders have looked; with `causal: false` that segment is the window.
+encoders have looked; with `causal: false` that segment is the window. Each encoder has two LSTM layers there and one
+here, and the discriminative term a weight of 10, which is `objective.discriminative` and 0 unless it is set.
 """
 
 from typing import NamedTuple
