@@ -6,7 +6,8 @@
     zero_inflated_gamma   deconvolved events, mostly zero: logits of shape, rate and probability of an event
 
 Sources: lfads-torch's reconstructions for the last (Wander et al. 2022, RADICaL), of which the shape and rate are
-bounded by a scale that is learnt for each neuron.
+bounded by a scale that is learnt for each neuron. Left out of it are `gamma_loc`, the smallest event, from which theirs
+are counted, and the penalty on scales that leave their prior.
 """
 
 import math
