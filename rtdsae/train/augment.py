@@ -1,6 +1,8 @@
 """Training windows altered a little, each time anew: against learning a small recording by heart.
 
-Sources: spike jitter and temporal shift as in lfads-torch (Sedler & Pandarinath 2023, arXiv:2309.01230).
+Sources: spike jitter and temporal shift of lfads-torch (Sedler & Pandarinath 2023, arXiv:2309.01230). There a shift is
+a rounded normal of deviation 3 within ±6 bins, here any within ±`shift_bins` alike; and there the encoders' inputs and
+what is to be explained are moved each by a draw of its own, here by the same.
 """
 
 import torch
