@@ -1,5 +1,6 @@
 """Runs beside one another: how far they are, how they score, and in what their configurations differ."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def find(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
 def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """A row for each run, the best selection score of each set of data first.
 
-    Keys are `run`, `family`, `data` (the first session's hash), `state`, `epochs`, `best_epoch`, `score` (nats per bin
+    Keys are `run`, `family`, `data` (a hash of all sessions), `state`, `epochs`, `best_epoch`, `score` (nats per bin
     and neuron, of hidden entries or held-out neurons), `seconds`, whatever `evaluate` found of `SCORES`, and `config`,
     the settings in which runs that have them differ.
     """
@@ -56,7 +57,7 @@ def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
             {
                 "run": str(run.path),
                 "family": config["model.family"],
-                "data": info["sessions"][0]["data_hash"][:8],
+                "data": data_hash(run)[:8],
                 "state": info["state"],
                 "epochs": info.get("epochs_done"),
                 "best_epoch": info["best_epoch"] + 1 if info.get("best_epoch", -1) >= 0 else None,
@@ -67,6 +68,12 @@ def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
             }
         )
     return sorted(rows, key=lambda row: (row["data"], row["score"] is None, row["score"] or 0.0))
+
+
+def data_hash(run: Run) -> str:
+    """A recording's own hash, or of several one of theirs, in whatever order: the same for the same data."""
+    hashes = sorted(run.data_hashes)
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

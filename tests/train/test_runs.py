@@ -4,10 +4,11 @@ import json
 import shutil
 
 import pytest
-from test_fit import FAMILIES, config, fit, interrupt_after
+from test_fit import FAMILIES, config, fit, interrupt_after, recording, two
 
 from rtdsae.cli import main
 from rtdsae.errors import TrainingError
+from rtdsae.train.run import Run
 from rtdsae.train.runs import compare, find
 
 
@@ -49,6 +50,17 @@ def test_they_are_compared_by_score_and_by_the_settings_that_differ(home):
     assert "model.con_dim" not in rows["other"]["config"]  # it has none
     (lone,) = compare([run for run in find([home])[0] if run.path.name == "long"])
     assert lone["config"] == {}
+
+
+def test_runs_of_other_sessions_are_of_other_data(tmp_path):
+    """Though they share the first."""
+    monday, tuesday, friday = (recording(seed, session=f"day{seed}") for seed in range(3))
+    for name, data in {"a": [monday, tuesday], "b": [monday, friday], "c": [tuesday, monday]}.items():
+        fit(tmp_path / name, two(epochs=1), data=data)
+    fit(tmp_path / "d", config(epochs=1), data=monday)
+    a, b, c, d = (row["data"] for row in sorted(compare(find([tmp_path])[0]), key=lambda row: row["run"]))
+    assert (a == c, len({a, b, d})) == (True, 3)
+    assert d == Run.open(tmp_path / "d").data_hashes[0][:8]
 
 
 def test_the_verb_lists_them(home, capsys):
