@@ -63,6 +63,9 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
         if info["state"] == FOLLOWED:
             print(f"{FOLLOWED} the training to its end, which the first computer has led; run: {out}")
             return
+        by = list(dict.fromkeys(used["torch"] for used in [*info.get("earlier_versions", []), info["versions"]]))
+        if len(by) > 1:
+            print(f"trained by torch {' and then '.join(by)}: by one alone it would not be the same bit for bit")
         if info["too_short"]:
             print(f"{info['too_short']} segments are shorter than a window (S + R bins) and were left out")
         ended = f"{info['state']} after {info['epochs_done']} epochs"

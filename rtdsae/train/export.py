@@ -255,6 +255,7 @@ def manifest(run: Run, family: Family, name: str, lanes: int) -> bundle.Manifest
             "teacher": info.get("teacher", ""),
             "seed": run.config.fit.seed,
             "versions": info["versions"] | {"exported_by": rtdsae.__version__},
+            "earlier_versions": info.get("earlier_versions", []),
             "best_epoch": info.get("best_epoch"),
             "alignment": list(alignment.conditions) if alignment else [],
         },

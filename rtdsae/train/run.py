@@ -1,7 +1,8 @@
 """A run directory: everything that a training run leaves behind, and how it is read again.
 
 config.yaml      the configuration as it was used
-run.json         what the model was made for, the data's hash, versions, and where the run stands
+run.json         what the model was made for, the data's hash, versions, those before it was gone on with by others, and
+                 where the run stands
 metrics.csv      one row an epoch
 tensorboard/     the same curves
 best.pt          the averaged weights with the best selection score, behaviour read-out included
@@ -85,12 +86,7 @@ class Run:
             "behaviour_labels": list(recordings[0].behaviour_labels),
             "external_labels": list(recordings[0].external_labels),
             "commands": [command],
-            "versions": {
-                "rtdsae": rtdsae.__version__,
-                "torch": str(torch.__version__),
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
+            "versions": versions(),
             "begun": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": 0.0,
             "state": "training",
@@ -149,7 +145,11 @@ class Run:
         if run.data_hashes != [recording.hash for recording in recordings]:
             raise TrainingError(f"{path} was begun on other data than {', '.join(config.data.paths)}: resume with it")
         sources = [Path(source).name for source in config.data.paths]
+        before, now = run.info["versions"], versions()
+        earlier = run.info.get("earlier_versions", [])
         info = {
+            "versions": now,
+            "earlier_versions": earlier if before == now else [*earlier, before],
             "sessions": [old | {"source": new} for old, new in zip(run.info["sessions"], sources, strict=True)],
             "teacher": teacher,
             "commands": [*run.info["commands"], command],
@@ -312,6 +312,16 @@ class Run:
         if path.exists():
             header, *rows = path.read_text().splitlines(keepends=True)
             write(path, "".join([header, *rows[: epoch + 1]]).encode())
+
+
+def versions() -> dict[str, str]:
+    """What a run is trained with here."""
+    return {
+        "rtdsae": rtdsae.__version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def flatten(tree: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from rtdsae import recordings
 from rtdsae.cli import main
@@ -461,6 +462,20 @@ def test_resume_by_the_command_line(here, capsys):
     assert "begun with data.heldout_every=4, not 0" in refused(capsys, *resume)
     assert main([*resume, "--set", "data.heldout_every=4"]) == 0
     assert "finished after 4 epochs" in capsys.readouterr().out
+
+
+def test_a_run_that_another_torch_goes_on_with_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    recordings.save(wave(), Path("wave.h5"))
+    Path("c.yaml").write_text(CONFIG)
+    train = ["train", "c.yaml", "--data", "wave.h5", "--out", "run"]
+    assert main(train) == 0
+    assert "trained by torch" not in capsys.readouterr().out
+    run = Run.open(Path("run"))
+    run.info["versions"]["torch"] = "1.0"
+    run.save_info()
+    assert main([*train, "--resume"]) == 0
+    assert f"trained by torch 1.0 and then {torch.__version__}: by one alone" in capsys.readouterr().out
 
 
 def test_what_ends_without_a_usable_epoch_has_failed(here, capsys):

@@ -30,6 +30,7 @@ from rtdsae.train.config import (
     TrainConfig,
     Window,
 )
+from rtdsae.train.export import manifest
 from rtdsae.train.failures import memory_explained
 from rtdsae.train.fit import train
 from rtdsae.train.latents import modelled_bins, segment_outputs
@@ -248,6 +249,18 @@ def test_a_run_says_when_it_was_begun_and_how_long_it_took(tmp_path):
     resumed = fit(tmp_path / "run", config(epochs=3), resume=True).info
     assert resumed["begun"] == first["begun"]
     assert resumed["seconds"] > first["seconds"]
+
+
+def test_a_run_keeps_the_versions_that_it_was_gone_on_with(tmp_path):
+    begun = fit(tmp_path / "run", report=interrupt_after(0))
+    here = begun.info["versions"]
+    begun.info["versions"] = old = here | {"torch": "1.0", "python": "3.1"}
+    begun.save_info()
+    for _ in range(2):  # the second time by the same
+        resumed = Run.open(fit(tmp_path / "run", report=interrupt_after(1), resume=True).path)
+        assert (resumed.info["versions"], resumed.info["earlier_versions"]) == (here, [old])
+    told = manifest(resumed, resumed.model(), "wave", 1).provenance
+    assert (told["versions"]["torch"], told["earlier_versions"]) == (here["torch"], [old])
 
 
 def test_a_run_that_was_cut_off_is_refused_until_it_is_finished(tmp_path, monkeypatch):
