@@ -177,3 +177,22 @@ def test_the_loader_bench_sees_memory_that_is_given_back_and_fits_behaviour_too(
     )
     found = json.loads(done.stdout.splitlines()[-1])
     assert min(found[name] for name in ("behaviour_s", "load_peak_mb", "steps_peak_mb", "behaviour_peak_mb")) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("bench_training.py --batch 2 --blocks 1 --steps 1", "rtdsae"),
+        ("bench_quality.py --sets lorenz --models rtdsae --minutes 0.05 --out", "sets"),
+    ],
+)
+def test_a_benchmark_of_training_ends_with_json(tmp_path, command, told):
+    program, *flags = command.split()
+    out = [tmp_path] if flags[-1] == "--out" else []
+    done = subprocess.run(
+        [sys.executable, TOOLS / program, *flags, *out], capture_output=True, text=True, timeout=800, check=True
+    )
+    assert told in done.stdout.splitlines()[-1]
+    assert json.loads(done.stdout.splitlines()[-1])
