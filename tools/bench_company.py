@@ -2,9 +2,9 @@
 
     python tools/bench_company.py CONTROL METRICS PUB
 
-Twenty requests a second (status, and a page of history), a scrape of HOST:PORT a second, and subscribers that keep only
-the newest message, so that they cost the daemon what any do and this computer little. Says `ready` when all of it has
-worked, and ends when its standard input does.
+Thirty requests a second (status, a page of history, and an anchor, which is a line in the daemon's log), a scrape of
+HOST:PORT a second, and subscribers that keep only the newest message, so that they cost the daemon what any do and this
+computer little. Says `ready` when all of it has worked, and ends when its standard input does.
 """
 
 import select
@@ -25,14 +25,15 @@ for subscriber in subscribers:
     subscriber.subscribe(b"latents\0")
     subscriber.connect(pub)
 
-asked, scraped, ready, ended = 0, 0, False, False
+rounds, scraped, ready, ended = 0, 0, False, False
 with Control(control_endpoint) as control:
     while not ended:
         try:
             bins = control.status()["bins"]
             control.history(max(0, bins - 50), bins)
-            asked += 2
-            if asked % 20 == 0:
+            control.anchor()
+            rounds += 1
+            if rounds % 10 == 0:
                 scraped += bool(urllib.request.urlopen(f"http://{metrics}/metrics", timeout=2).read())
         except (RtdsaeError, OSError):  # the daemon begins later and ends first
             time.sleep(0.1)

@@ -10,7 +10,8 @@ models are linear ones of so many hidden units (a step's cost is that of two pro
 `hidden`, about a third of a GRU's); with one, its own bins and channels are the load.
 
 `--load` keeps two other processes busy half of the time. `--extras` adds the daemon as a lab runs it: with requests to
-its control socket, scrapes of its metrics and 50 subscribers. `--scale` is one long run of a large model, by minute.
+its control socket, some of them for anchors, a log of them in JSON, scrapes of its metrics and 50 subscribers.
+`--scale` is one long run of a large model, by minute.
 
 All times are microseconds: `push -> in` from the source's push to the sample in the program's hands, `in -> out` to
 just before its send, `out -> sub` to the subscriber's hands, `push -> sub` all of it. Figures are those of all blocks
@@ -227,7 +228,7 @@ def command(name: str, bundle: Path, source_id: str, endpoint: str) -> list[obje
     serve += ["--publish", "factors"]
     if name == EXTRAS:
         control, metrics = extra_endpoints(endpoint)
-        return [*serve, "--control", control, "--metrics", metrics]
+        return [*serve, "--control", control, "--metrics", metrics, "--set", "log_json=true"]
     return [*serve, *shlex.split(name.removeprefix("daemon"))]
 
 
