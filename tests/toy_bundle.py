@@ -3,7 +3,8 @@
 anchor   w = Σ_s x_s,  h = w W,  f = w V
 step     h' = h A + (x · observed) B + f D,  z = h'[:3],  factors = h' F,  rates = softplus(h' R),  behaviour = h' K
 
-Another session has a W, V, B and R of its own.
+Another session has a W, V, B and R of its own. `Lanes` is what is published of it: the model anchored once, or the mean
+of several lanes that take turns at being anchored.
 """
 
 import io
@@ -17,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rtdsae import bundle
 
 N_STATIC, N_DYNAMIC, N_FACTORS = 2, 3, 4
+HORIZON = 35
 BEHAVIOUR = ("vel_x", "vel_y")
 
 
@@ -124,7 +126,7 @@ class Toy:
             channels=self.channels,
             bin_width_s=self.bin_width_s,
             anchor_bins=self.n_anchor,
-            horizon_bins=35,
+            horizon_bins=HORIZON,
             lanes=self.lanes,
             external=[],
             outputs=self.outputs(),
@@ -182,3 +184,61 @@ class Toy:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         onnx.checker.check_model(model)
         return model
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """A toy on a stream: each lane's state, and how many bins ago it was anchored.
+
+    Each is anchored every R bins, R/L after the one before. It counts by a triangle over its age: for nothing when it
+    is anchored, for most R/2 bins later, for nothing when it is due again. All that are anchored at once have ages as
+    if they had been so in turn. While one is due and cannot be anchored, none grows older. A single one is never due.
+    """
+
+    toy: Toy
+    states: list
+    ages: list
+
+    @classmethod
+    def anchored(cls, toy, window):
+        """All lanes, anchored on S bins."""
+        turn, lanes = HORIZON // toy.lanes, range(toy.lanes)
+        return cls(toy, [toy.anchor(window) for _ in lanes], [(toy.lanes - lane) % toy.lanes * turn for lane in lanes])
+
+    @property
+    def period(self):
+        return HORIZON // self.toy.lanes * self.toy.lanes
+
+    @property
+    def due(self):
+        """Which lane is to be anchored before the next bin; None for none."""
+        return self.ages.index(self.period) if self.toy.lanes > 1 and self.period in self.ages else None
+
+    def with_turn_taken(self, window):
+        """The lane that is due anchored on S bins, and the others as they are."""
+        states, ages = [*self.states], [*self.ages]
+        states[self.due], ages[self.due] = self.toy.anchor(window), 0
+        return Lanes(self.toy, states, ages)
+
+    def step(self, x, observed):
+        """The lanes after the next bin, and what is published of it by name."""
+        ages = self.ages if self.due is not None else [age + 1 for age in self.ages]
+        states, outs = zip(*(self.toy.step(state, x, observed) for state in self.states), strict=True)
+        weights = np.array([min(age, self.period - age) for age in ages]) if len(ages) > 1 else np.ones(1)
+        weights = weights / weights.sum()
+        mean = {name: sum(w * out[name] for w, out in zip(weights, outs, strict=True)) for name in outs[0]}
+        return Lanes(self.toy, list(states), ages), mean
+
+    @classmethod
+    def run(cls, toy, x, observed=None):
+        """As `Toy.run`, and which of these bins are the first after an anchor."""
+        n = toy.n_anchor
+        observed = np.ones(len(x)) if observed is None else observed
+        lanes, steps, anchored = cls.anchored(toy, x[:n]), [], [0]
+        for t in range(n, len(x)):
+            if lanes.due is not None and observed[t - n : t].all():
+                lanes = lanes.with_turn_taken(x[t - n : t])
+                anchored.append(t - n)
+            lanes, out = lanes.step(x[t], observed[t])
+            steps.append(out)
+        return {name: np.stack([out[name] for out in steps]).astype(np.float32) for name in steps[0]}, anchored

@@ -16,7 +16,7 @@ from lsl_source import LslSource
 from onnx import helper
 from station import until
 from test_daemon import ARRAYS, Served
-from toy_bundle import Toy
+from toy_bundle import Lanes, Toy
 
 from rtdsae import bundle
 from rtdsae.client import Control
@@ -66,8 +66,9 @@ def test_history_has_no_hole_when_the_model_before_is_long_gone(tmp_path):
         served.receive(lambda self: self.statuses[-1]["anchors"] == 2)  # since the daemon's start
 
 
-def test_no_bin_is_missing_and_each_is_its_models(tmp_path):
-    old, new = Toy(**SAME), Toy(**SAME, seed=3, n_anchor=8, n_hidden=20)
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_no_bin_is_missing_and_each_is_its_models(tmp_path, lanes):
+    old, new = Toy(**SAME, lanes=lanes), Toy(**SAME, lanes=lanes, seed=3, n_anchor=8, n_hidden=20)
     x = old.counts(6000)
     with serving(tmp_path, old, x) as (served, control):
         said = control.swap(new.write(tmp_path / "new"))
@@ -77,8 +78,11 @@ def test_no_bin_is_missing_and_each_is_its_models(tmp_path):
         assert [f.seq for f in served.frames if f.flags & Flags.SWAPPED] == [seq]
         assert served.frames[seq].flags & Flags.ANCHORED
         assert {f.schema.bundle_hash for f in served.frames[seq:]} == {bundle.load(tmp_path / "new").hash}
-        before, start = old.run(x[: served.frames[-1].bin + 1]), served.frames[seq].bin
-        after = new.run(x[start - new.n_anchor : served.frames[-1].bin + 1])
+        start, end = served.frames[seq].bin, served.frames[-1].bin + 1
+        before, anchored_before = Lanes.run(old, x[:start])
+        after, anchored_after = Lanes.run(new, x[start - new.n_anchor : end])
+        anchored = [*anchored_before, *(seq + i for i in anchored_after)]
+        assert [f.seq for f in served.frames if f.flags & Flags.ANCHORED] == anchored
         for name in ARRAYS:
             for f in served.frames:
                 expected = before[name][f.bin - old.n_anchor] if f.seq < seq else after[name][f.bin - start]
