@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soak
-from soak_checks import EventsCheck, Life, RegularCheck
+from soak_checks import ARRAYS, EventsCheck, Life, RegularCheck
 from soak_parts import GOOD, NAN, record_type
-from toy_bundle import Toy
+from toy_bundle import Lanes, Toy
 
 from rtdsae.wire import Flags, Latents
 
@@ -23,9 +23,9 @@ N_FAULTS = 20  # each at least once, which takes 20 to 30 s
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["counts", "samples", "events"])
-def test_minutes_of_faults_break_no_promise(kind):
-    command = [sys.executable, SOAK, "--minutes", "0.6", "--seed", "1", "--input", kind]
+@pytest.mark.parametrize(("kind", "anchor"), [("counts", "lanes"), ("samples", "once"), ("events", "lanes")])
+def test_minutes_of_faults_break_no_promise(kind, anchor):
+    command = [sys.executable, SOAK, "--minutes", "0.6", "--seed", "1", "--input", kind, "--anchor", anchor]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     report = json.loads(done.stdout.splitlines()[-1])
     assert (report["problems"], done.returncode) == ([], 0), done.stderr
@@ -107,6 +107,68 @@ def test_a_bin_is_swapped_where_the_model_is_another():
     for i, flags in ((4, Flags.ANCHORED), (7, Flags.ANCHORED | Flags.SWAPPED)):
         wrong = [*right[:i], dataclasses.replace(right[i], flags=flags), *right[i + 1 :]]
         assert problems_of("check_swaps", wrong)
+
+
+def lanes_of(x, observed, asked_for=None):
+    """Values and flags of the bins after the first S, in two lanes, which are anchored anew for the bin `asked_for`."""
+    toy = Toy(lanes=2)
+    parts = [Lanes.run(toy, x[: None if asked_for is None else asked_for + toy.n_anchor], observed)]
+    if asked_for is not None:
+        parts.append(Lanes.run(toy, x[asked_for:], observed[asked_for:]))
+    values = np.concatenate([np.concatenate([outs[name] for name in ARRAYS[1:]], axis=1) for outs, _ in parts])
+    flags = np.where(observed[toy.n_anchor :], 0, Flags.GAP)
+    flags[[*parts[0][1], *(asked_for + t for part in parts[1:] for t in part[1])]] |= Flags.ANCHORED
+    return np.concatenate([x[toy.n_anchor :], values], axis=1), flags
+
+
+def problems_of_lanes(values, flags, asked=()):
+    times = np.arange(len(flags)) / RATE
+    frames = [
+        Latents(Flags(int(f)), 7, i, i, t, t, t, 0, v)
+        for i, (f, t, v) in enumerate(zip(flags, times, values, strict=True))
+    ]
+    found = []
+    facts = Life(0, 0, 0, frames=frames, asked=list(asked)), samples_of([0.0]), RATE, {0: Toy(lanes=2)}, found.append
+    EventsCheck(*facts).check_values()
+    return found
+
+
+def test_lanes_are_anchored_in_turn_and_when_it_is_asked_for():
+    x, observed = Toy().counts(155), np.ones(155)
+    observed[87:92], x[87:92] = 0, 0  # of what is published 82 to 86: the anchor that is due for 85 comes for 92
+    values, flags = lanes_of(x, observed)
+    assert np.flatnonzero(flags & Flags.ANCHORED).tolist() == [0, 17, 34, 51, 68, 92, 109, 126, 143]
+    assert not problems_of_lanes(values, flags)
+    for wrong, right in ((0, 51), (52, 51), (85, 92), (93, 92), (60, None)):
+        moved = flags.copy()
+        if right is not None:
+            moved[right] &= ~Flags.ANCHORED
+        moved[wrong] |= Flags.ANCHORED
+        assert problems_of_lanes(values, moved)
+    asked_for, request = 60, [(59.2 / RATE, 59.4 / RATE)]
+    assert problems_of_lanes(values, flags, request)  # and it was not followed
+    values, flags = lanes_of(x, observed, asked_for)
+    assert not problems_of_lanes(values, flags, request)
+    assert problems_of_lanes(values, flags)
+
+
+def test_an_anchor_that_is_asked_for_as_a_lane_is_due_may_be_late_for_it():
+    x, observed = Toy().counts(105), np.ones(105)
+    about_bin_51 = [(50.5 / RATE, 51.5 / RATE)]
+    for bin_, right in ((51, True), (52, True), (53, True), (54, False)):
+        assert (problems_of_lanes(*lanes_of(x, observed, bin_), about_bin_51) == []) == right
+
+
+def test_lanes_that_are_all_anchored_in_the_turn_of_one_are_seen(monkeypatch):
+    x, observed, in_turn = Toy().counts(105), np.ones(105), Lanes.with_turn_taken
+
+    def all_in_turn(lanes, window):
+        return dataclasses.replace(in_turn(lanes, window), states=Lanes.anchored(lanes.toy, window).states)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Lanes, "with_turn_taken", all_in_turn)
+        values, flags = lanes_of(x, observed)
+    assert "is not what the model gives" in problems_of_lanes(values, flags)[0]
 
 
 def test_gaps_are_as_many_as_their_time_and_come_when_they_are_due():

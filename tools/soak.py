@@ -4,9 +4,9 @@ What is checked, all from outside (`soak_checks.py`):
 
     order       each bin once, in order, and later than the one before but where the clock was set back
     bins        every bin is the sum of the very samples that were pushed for it, or the spikes of its time
-    values      and its latents are what the model gives in numpy
-    flags       a bin without its samples is flagged a gap, and no other; late where it was; anchored where the
-                reference has to be, too; swapped where the model is another
+    values      and its latents are what the model gives in numpy, and the blend of its lanes
+    flags       a bin without its samples is flagged a gap, and no other; late where it was; anchored where a lane
+                was due, the model is new or it was asked for, and nowhere else; swapped where the model is another
     times       bins follow one another by a bin's width, gaps as well; before a reset of the clock there is one
     samples     every sample that was pushed while the daemon was connected is in a bin, or in the counter that it
                 belongs to, one by one
@@ -41,6 +41,7 @@ os.environ.setdefault("LSLAPICFG", str(ROOT / "configs" / "lsl_loopback.cfg"))  
 sys.path.insert(0, str(ROOT / "tests"))  # for the toy model
 
 import numpy as np
+import pylsl
 import zmq
 from soak_checks import ARRAYS, EventsCheck, Life, RegularCheck, check_listener, read_logs, whole_records
 from soak_parts import record_type
@@ -56,6 +57,7 @@ PARTS = Path(__file__).parent / "soak_parts.py"
 PATIENCE_S = 30.0  # within which everything has to happen that is waited for
 MOST_PROBLEMS = 20
 PER_BIN = {"counts": 1, "samples": 10, "events": 6}  # samples; of events about so many, one a channel
+LANES = {"once": 1, "lanes": 2}  # of the models
 LATENESS_S = 0.005  # enough for a source on a busy computer: spikes are late only after something was held up
 KILL_EVERY = 4  # rounds of all faults: a daemon has to live for some minutes, too
 
@@ -87,10 +89,11 @@ class Part:
 class Soak:
     """The rig, its faults, and what it has seen."""
 
-    def __init__(self, folder: Path, kind: str, rate: float, seed: int) -> None:
+    def __init__(self, folder: Path, kind: str, rate: float, seed: int, anchor: str = "lanes") -> None:
         self.folder, self.kind, self.rate, self.rng = folder, kind, rate, random.Random(seed)
         self.name = f"soak-{os.getpid()}"
-        self.toys = [Toy(bin_width_s=1 / rate, seed=toy, name=f"toy{toy}") for toy in (0, 1)]
+        same = {"bin_width_s": 1 / rate, "lanes": LANES[anchor]}
+        self.toys = [Toy(**same, seed=toy, name=f"toy{toy}") for toy in (0, 1)]
         self.bundles = [toy.write(folder / f"toy{i}") for i, toy in enumerate(self.toys)]
         self.pub, self.ask = f"ipc://{folder}/pub", f"ipc://{folder}/control"
         self.record = record_type(1 if kind == "events" else self.toys[0].n_channels)
@@ -326,14 +329,22 @@ class Soak:
                 self.problem(f"history has another bin {bin_.seq} than was published")
 
     def ask_anchor(self) -> None:
-        n = len(self.frames)
+        n, sent = self.toys[0].n_anchor, pylsl.local_clock()
         self.control.anchor()
-        self.wait("anchor", lambda: any(f.flags & Flags.ANCHORED for f in self.frames[n:]))
+        self.life.asked.append((sent, answered := pylsl.local_clock()))
+        # S whole bins, and the one that is anchored on them.
+        self.wait(
+            "anchor",
+            lambda: (
+                self.frames[-n - 1].t_out > answered and not any(f.flags & Flags.GAP for f in self.frames[-n - 1 : -1])
+            ),
+        )
 
     def ask_swap(self) -> None:
         n, self.model = len(self.frames), 1 - self.model
         self.control.swap(self.bundles[self.model])
-        self.wait("swap", lambda: any(f.flags & Flags.SWAPPED for f in self.frames[n:]))
+        # The newest bin alone: thousands may have come where the swap took long.
+        self.wait("swap", lambda: len(self.frames) > n and bool(self.frames[-1].flags & Flags.SWAPPED))
         self.ask_history()  # which is of both models now
 
     def ask_bad_swap(self) -> None:
@@ -462,13 +473,14 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=2.0, help="how long (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the faults and their order (default: %(default)s)")
     parser.add_argument("--input", choices=PER_BIN, default="counts", help="kind of stream (default: %(default)s)")
+    parser.add_argument("--anchor", choices=LANES, default="lanes", help="of the models (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=100.0, help="bins a second (default: %(default)s)")
     args = parser.parse_args()
     if not (0 < args.minutes < np.inf and 0.1 <= args.rate <= 10_000):
         parser.error("--minutes must be above 0, --rate must be from 0.1 to 10000")
     # A handler also where this was begun in the background: the programs would ignore Ctrl-C as well.
     with caught(interrupt), tempfile.TemporaryDirectory(prefix="rtdsae-soak-") as folder:
-        soak = Soak(Path(folder), args.input, args.rate, args.seed)
+        soak = Soak(Path(folder), args.input, args.rate, args.seed, args.anchor)
         try:
             with soak.running():
                 soak.run(args.minutes)
@@ -478,7 +490,7 @@ def main() -> int:
             soak.problem(f"{type(error).__name__}: {error}")
         if soak.problems:
             print((soak.folder / "daemon.log").read_text(), file=sys.stderr)
-    print(json.dumps({"input": args.input, "seed": args.seed, "rate": args.rate, **soak.report()}))
+    print(json.dumps({**vars(args), **soak.report()}))
     return 1 if soak.problems else 0
 
 

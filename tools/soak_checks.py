@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from soak_parts import BACKWARD, DUPLICATE, GOOD, HUGE, NAN
-from toy_bundle import Toy
+from toy_bundle import Lanes, Toy
 
 from rtdsae.wire import Flags, Latents
 
@@ -34,6 +34,9 @@ NOTICED_S = 1.5  # within which a daemon knows that spikes have ended (`silence_
 RESET_BACK_S, RESET_AHEAD_S = 1.0, 60.0  # a stamp that is further off is a reset clock
 
 
+Requests = list[tuple[float, float]]  # for an anchor: when each was sent, and when it had been answered
+
+
 @dataclass
 class Life:
     """A daemon from its start to its end, and what was heard of it.
@@ -45,6 +48,7 @@ class Life:
         memory: (seconds, MB).
         dropped: how many good samples had been dropped when so many bins were published, by each status.
         losses: how often its source was killed.
+        asked: for anchors; another is sent only when the one before has been followed.
     """
 
     since: int
@@ -56,6 +60,7 @@ class Life:
     memory: list[tuple[float, float]] = field(default_factory=list)
     dropped: list[tuple[int, int]] = field(default_factory=list)
     losses: int = 0
+    asked: Requests = field(default_factory=list)
 
     def tell(self, status: dict[str, Any]) -> None:
         """Takes in a status."""
@@ -135,8 +140,15 @@ class Check(abc.ABC):
         """That every bin is of its samples, and every sample in a bin or a counter."""
 
     @abc.abstractmethod
-    def before(self) -> np.ndarray | None:
-        """The bins `(S, C)` on which the model was anchored before it said anything; None where that is not known."""
+    def before(self) -> np.ndarray:
+        """The bins `(S, C)` on which the model was anchored before it said anything; NaN where that is not known."""
+
+    @property
+    def n_before(self) -> int:
+        return next(iter(self.toys.values())).n_anchor
+
+    def unknown(self) -> np.ndarray:
+        return np.full((self.n_before, self.n_channels), np.nan)
 
     def check_swaps(self) -> None:
         """Swapped is the first bin of each further schema, and no other."""
@@ -155,31 +167,57 @@ class Check(abc.ABC):
         for i in np.flatnonzero(reset & self.observed[:-1])[:1]:
             self.problem(f"no gap between bin {self.frames[i].bin} and the clock's reset after it")
 
+    @np.errstate(invalid="ignore")  # what is not known is NaN
     def check_values(self) -> None:
-        """Each bin against the model in numpy, on what the bin itself is said to be."""
-        n = next(iter(self.toys.values())).n_anchor
-        before = self.before()
-        known = 0 if before is None else len(before)
-        bins = self.counts if before is None else np.concatenate([before, self.counts])
-        whole = np.concatenate([np.ones(known, bool), self.observed])
-        state = None
-        for i, frame in enumerate(self.frames, known):
-            toy = self.toys[frame.schema_id]
-            if frame.flags & (Flags.ANCHORED | Flags.SWAPPED) and i >= n:
-                if not whole[i - n : i].all():
-                    self.problem(f"bin {frame.bin} is anchored on a window with a gap")
-                state = toy.anchor(bins[i - n : i])
-            if state is None:
+        """Each bin against the model in numpy, on what the bin itself is said to be, anchored when it had to be."""
+        n, before, checked = self.n_before, self.before(), 0
+        bins, whole = np.concatenate([before, self.counts]), np.concatenate([np.ones(n, bool), self.observed])
+        lanes, asked = None, self.life.asked
+        for i, frame in enumerate(self.frames):
+            window = bins[i : i + n] if whole[i : i + n].all() else None
+            possible = self.anchorings(i, lanes, window, asked)
+            if not possible:
+                flagged = "" if frame.flags & Flags.ANCHORED else "not "
+                self.problem(f"bin {frame.bin} (seq {frame.seq}) is {flagged}flagged as anchored: wrong by now")
+                return
+            for some, unanswered in possible:
+                lanes, out = some.step(bins[i + n], float(whole[i + n]))
+                expected = np.concatenate([np.ravel(out[name]) for name in ARRAYS[1:]])
+                off = float(np.abs(frame.payload[self.n_channels :] - expected).max())
+                asked = unanswered
+                if off <= TOLERANCE:
+                    break
+            if np.isnan(expected).any():
                 continue
-            state, out = toy.step(state, bins[i], float(whole[i]))
-            expected = np.concatenate([np.ravel(out[name]) for name in ARRAYS[1:]])
-            off = float(np.abs(frame.payload[self.n_channels :] - expected).max())
-            self.worst = max(self.worst, off)
+            checked, self.worst = checked + 1, max(self.worst, off)
             if not off <= TOLERANCE:
                 self.problem(f"bin {frame.bin} (seq {frame.seq}) is not what the model gives: off by {off:.2g}")
                 return
-        if state is None:
+        if not checked:
             self.problem("no bin's value could be checked: the model was never anchored on known bins")
+
+    def anchorings(
+        self, i: int, lanes: Lanes | None, window: np.ndarray | None, asked: Requests
+    ) -> list[tuple[Lanes, Requests]]:
+        """What the lanes may be for the `i`th bin, and the requests then left; nothing where its flags cannot be right.
+
+        It may be one of two only where a lane is due just as an anchor is asked for, which is of all lanes or too late.
+        """
+        frame, toy = self.frames[i], self.toys[self.frames[i].schema_id]
+        if lanes is None or frame.flags & Flags.SWAPPED:
+            flagged = window is not None and frame.flags & Flags.ANCHORED
+            left = [request for request in asked if request[0] > frame.t_out]
+            return [(Lanes.anchored(toy, window), left)] if flagged else []
+        perhaps = bool(asked) and asked[0][0] < frame.t_out
+        surely = perhaps and asked[0][1] < self.frames[i - 1].t_out
+        due = lanes.due is not None
+        if not frame.flags & Flags.ANCHORED:
+            return [] if window is not None and (due or surely) else [(lanes, asked)]
+        if window is None:
+            return []
+        all_of_them = [(Lanes.anchored(toy, window), asked[1:])] if perhaps else []
+        one_of_them = [(lanes.with_turn_taken(window), asked)] if due and not surely else []
+        return all_of_them + one_of_them
 
     def check_status(self) -> None:
         """That one came each second, and that the last one tells what was seen."""
@@ -286,10 +324,6 @@ class RegularCheck(Check):
         if set_back != back:
             self.problem(f"time went back {set_back} times in the bins, {back} times in the samples")
 
-    @property
-    def n_before(self) -> int:
-        return next(iter(self.toys.values())).n_anchor
-
     def check_epoch(self, epoch: int, binned: np.ndarray, arrived: np.ndarray) -> tuple[int, int]:
         """That no sample of a source was lost between the first and the last that arrived.
 
@@ -327,11 +361,11 @@ class RegularCheck(Check):
         n_samples = np.bincount(after, minlength=len(ends))
         return partial[(n_samples > n_gaps * (self.k - 1))[after]]
 
-    def before(self) -> np.ndarray | None:
+    def before(self) -> np.ndarray:
         first = int(self.last_slots[0]) - self.k + 1
         own = self.slots[max(0, first - self.k * self.n_before) : first]
         if len(own) < self.k * self.n_before:
-            return None
+            return self.unknown()
         return self.samples["x"][own].reshape(self.n_before, self.k, -1).sum(axis=1)
 
 
@@ -451,9 +485,9 @@ class EventsCheck(Check):
         edge = low < high
         return table(low, sure & ~edge), table(low, np.ones_like(edge)) + table(high, edge)
 
-    def before(self) -> np.ndarray | None:
+    def before(self) -> np.ndarray:
         """Not known: a spike at a bin's edge is in this one or that by the daemon's clock."""
-        return None
+        return self.unknown()
 
 
 def _runs(times: np.ndarray) -> Iterator[slice]:
