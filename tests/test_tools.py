@@ -120,7 +120,11 @@ def test_a_comparison_that_is_ended_leaves_no_process_and_no_result(tmp_path):
     flags = ["--sets", "lorenz", "--families", "lfads", "--out", tmp_path]
     command = [sys.executable, TOOLS / "compare_families.py", *flags]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        until(lambda: list(tmp_path.glob("*/timing/run.json")))
+        try:
+            until(lambda: list(tmp_path.glob("*/timing/run.json")), within_s=120)
+        except AssertionError:
+            process.kill()  # else it goes on for many minutes, and this waits for its end
+            raise
         children = children_of(process.pid)
         for pid in (process.pid, *children):  # as a terminal does
             os.kill(pid, signal.SIGINT)
