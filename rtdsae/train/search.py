@@ -7,8 +7,9 @@ Population-based training (`pbt`): after each generation the worst quarter of th
 folders of trials of the best quarter, weights, optimiser and all, with settings near theirs. That is Ray's own
 scheduler (Jaderberg et al. 2017, arXiv:1711.09846), all trials in step. In AutoLFADS (Keshtkaran et al. 2022,
 doi:10.1038/s41592-022-01675-0) each trial meets another one at random instead, and the worse of the two gives up.
-Settings are perturbed as there: multiplied by a factor drawn from 1 ± `explore`, and kept within their range. The
-learning rate falls over the whole search as it does in any run; what is searched is where it starts.
+Settings are perturbed as there: multiplied by a factor drawn from 1 ± `explore`, of those that leave them in their
+range where it is enforced. The learning rate falls over the whole search as it does in any run; what is searched is
+where it starts.
 
     DIR/search.json  what was asked for; only the same can be gone on with
     DIR/ray/         Ray's own state, pickled: go on only with what you trust

@@ -1,6 +1,7 @@
 """What a search is of: its YAML file, the settings that it searches, and where a population goes from one value."""
 
 import copy
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class Range(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         log: drawn evenly on a logarithmic scale.
         init: where every trial of a population begins; without it, each at random.
         explore: how far from 1 a factor that perturbs it lies at most, in a population.
+        enforce: whether a population stays within the range; else it only begins there.
     """
 
     low: int | float
@@ -45,11 +47,12 @@ class Range(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     log: bool = False
     init: int | float | None = None
     explore: Annotated[float, Meta(gt=0, lt=1)] = 0.8
+    enforce: bool = True
 
     @property
-    def ends(self) -> tuple[Scalar, ...]:
-        """The outermost values."""
-        return self.low, self.high
+    def ends(self) -> tuple[int | float, int | float]:
+        """The outermost values that there may be."""
+        return (self.low, self.high) if self.enforce else (math.ulp(0.0), math.inf)
 
 
 class Choices(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -81,7 +84,7 @@ class SearchConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             random and tpe, and a population takes what there is.
         gpus: the part of a GPU that a trial takes; with 0, trials see none.
         seed: of what is drawn.
-        space: `section.key` to `{low, high, log, init, explore}` or `{choices}`.
+        space: `section.key` to `{low, high, log, init, explore, enforce}` or `{choices}`.
     """
 
     base: str
@@ -309,8 +312,10 @@ def explore(search: Search, values: dict[str, Any], draw: random.Random) -> dict
             at = axis.choices.index(values[key])
             near[key] = draw.choice(axis.choices[max(0, at - 1) : at + 2])
             continue
-        value = values[key] * draw.uniform(1 - axis.explore, 1 + axis.explore)
-        if is_whole(search, key) and (value := round(value)) == values[key]:  # where no factor gets away from
-            value += draw.choice((-1, 0, 1))
-        near[key] = min(max(value, axis.low), axis.high)
+        (low, high), old = axis.ends, values[key]
+        # No factor that leads out of the range is drawn: its end would gather all of these values.
+        value = draw.uniform(max(low, old * (1 - axis.explore)), min(high, old * (1 + axis.explore)))
+        if is_whole(search, key) and (value := round(value)) == old:  # where no factor gets away from
+            value = min(max(value + draw.choice((-1, 0, 1)), low), high)
+        near[key] = value
     return near

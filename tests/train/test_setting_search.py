@@ -73,6 +73,7 @@ def write(folder, **changes):
         ({"space": {"fit.batch_size": {"low": 16, "high": 64.5}}}, "fit.batch_size is a whole number"),
         ({"space": {"fit.batch_size": {"low": 16, "high": 64, "init": 20.5}}}, "fit.batch_size is a whole number"),
         ({"method": "pbt", "space": {"model.dropout": {"low": 0.0, "high": 0.5, "init": 0}}}, "0 stays 0"),
+        ({"method": "pbt", "space": {"model.dropout": {"low": 0.1, "high": 0.5, "enforce": False}}}, "dropout=inf"),
         ({"method": "pbt", "space": {"model.family": {"choices": ["lfads", "fdmm"]}}}, "use method random or tpe"),
         ({"method": "pbt", "space": {"model.f_prior.variance": {"low": 0.1, "high": 1.0}}}, "among the weights"),
         ({"method": "pbt", "space": {"model.z_prior.tau": {"low": 1.0, "high": 9.0}}}, "among the weights"),
@@ -139,13 +140,22 @@ def test_a_base_that_is_not_beside_the_search_is_the_shipped_one_of_that_name(he
     assert load_search(here / "apart/s.yaml", ("wave.h5",)).base == load_config(here / "c.yaml", (), ("wave.h5",))
 
 
-def test_perturbed_values_stay_in_their_range(here):
+def test_perturbed_values_stay_in_their_range_and_off_its_ends(here):
     wanted = load_search(write(here, method="pbt"), ("wave.h5",))
     draw, values = random.Random(0), {"fit.learning_rate": 9e-3, "model.dropout": 0.55}
     for _ in range(200):
         values = explore(wanted, values, draw)
-        assert 1e-6 <= values["fit.learning_rate"] <= 1e-2
-        assert 0 <= values["model.dropout"] <= 0.6
+        assert 1e-6 < values["fit.learning_rate"] < 1e-2
+        assert 0 < values["model.dropout"] < 0.6
+
+
+def test_perturbed_values_leave_a_range_that_is_not_enforced(here):
+    axis = {"low": 0.1, "high": 0.2, "explore": 0.8, "enforce": False}
+    wanted = load_search(write(here, method="pbt", space={"objective.l2_gen": axis}), ("wave.h5",))
+    draw = random.Random(0)
+    near = [explore(wanted, {"objective.l2_gen": 0.15}, draw)["objective.l2_gen"] / 0.15 for _ in range(2000)]
+    assert 0.2 <= min(near) < 0.21
+    assert 1.79 < max(near) <= 1.8
 
 
 def test_small_whole_numbers_are_perturbed_too(here):
