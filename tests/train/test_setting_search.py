@@ -19,7 +19,7 @@ from rtdsae.errors import ConfigError, TrainingError
 from rtdsae.train.alone import alone
 from rtdsae.train.config import load_config
 from rtdsae.train.run import Run
-from rtdsae.train.space import explore, load_search
+from rtdsae.train.space import Range, explore, load_search
 
 BASE = """\
 model: {family: lfads, ic_enc_dim: 6, f_dim: 4, ci_enc_dim: 6, con_dim: 5, z_dim: 2, gen_dim: 9, fac_dim: 4}
@@ -171,8 +171,19 @@ def test_small_whole_numbers_are_perturbed_too(here):
 
 def test_the_shipped_search_is_one():
     wanted = load_search(Path(__file__).parents[2] / "configs" / "search_lfads.yaml", ("a.h5",))
-    assert wanted.settings.method == "pbt"
-    assert "fit.learning_rate" in wanted.axes
+    s = wanted.settings
+    assert (s.method, s.trials, s.burn_in_epochs, s.generation_epochs, s.generations) == ("pbt", 20, 80, 25, 8)
+    assert wanted.base == load_config(shipped.config("lfads.yaml"), (), ("a.h5",))
+    weight = Range(low=1e-4, high=1.0, log=True, explore=0.8, enforce=False)
+    assert wanted.axes == {
+        "fit.learning_rate": Range(low=1e-5, high=5e-3, log=True, init=4e-3, explore=0.3),
+        "model.dropout": Range(low=0.0, high=0.6, explore=0.3),
+        "objective.coordinated_dropout": Range(low=0.01, high=0.7, init=0.5, explore=0.3),
+        "objective.kl_f_scale": weight,
+        "objective.kl_z_scale": weight,
+        "objective.l2_gen": weight,
+        "objective.l2_con": weight,
+    }
 
 
 # real ones ------------------------------------------------------------------------------------------------------------
