@@ -114,7 +114,8 @@ def train_until(
 def adopt(path: Path, config: TrainConfig, values: dict[str, Any]) -> None:
     """Give a run other settings, by which it goes on: what a resumed run refuses, and a population lives on.
 
-    The learning rate is set anew every epoch; what the optimisers keep is set here.
+    The learning rate is set anew every epoch; what the optimisers keep is set here. And the average begins anew: it is
+    what trials are compared by, and for generations most of it would be weights that other settings made.
     """
     run = Run.open(path)
     if run.config == config:
@@ -123,6 +124,7 @@ def adopt(path: Path, config: TrainConfig, values: dict[str, Any]) -> None:
     run.info.setdefault("search", []).append({"epoch": run.info.get("epochs_done", 0), "values": values})
     if (path / "last.pt").exists():
         last = run.load_checkpoint("last.pt")
+        last["average"]["n_averaged"].zero_()  # the next step's weights take the place of the average
         for group in last["optimizer"]["param_groups"]:
             group["weight_decay"] = config.fit.weight_decay
         if isinstance(config.objective.f_objective, FactorVAE):

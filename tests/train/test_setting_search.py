@@ -19,6 +19,7 @@ from rtdsae.errors import ConfigError, TrainingError
 from rtdsae.train.alone import alone
 from rtdsae.train.config import load_config
 from rtdsae.train.run import Run
+from rtdsae.train.sessions import prepare
 from rtdsae.train.space import Range, explore, load_search
 
 BASE = """\
@@ -186,11 +187,34 @@ def test_the_shipped_search_is_one():
     }
 
 
+# one trial ------------------------------------------------------------------------------------------------------------
+
+RAY = "Ray is not installed: pip install '.[search]'"
+
+
+def test_a_trial_that_adopts_other_settings_begins_its_average_anew(here):
+    pytest.importorskip("ray", reason=RAY)
+    from rtdsae.train.trial import train_until
+
+    wanted = load_search(write(here, generations=4), ("wave.h5",))
+    prepared = [prepare(recording(), wanted.base)]
+
+    def averaged(dropout, epochs):
+        """Steps in the average when so many epochs are done."""
+        values = {"model.dropout": dropout}
+        train_until(here / "run", wanted.config(values), values, prepared, epochs, "")
+        return int(Run.open(here / "run").load_checkpoint("last.pt")["average"]["n_averaged"])
+
+    steps = averaged(0.1, 1)
+    assert averaged(0.1, 2) == 2 * steps  # goes on
+    assert averaged(0.2, 3) == steps
+    assert averaged(0.2, 4) == 2 * steps
+
+
 # real ones ------------------------------------------------------------------------------------------------------------
 
 RAY_SESSIONS = Path("/tmp/ray")  # a folder for each Ray that was started on this computer
 TAKES_S = 300
-RAY = "Ray is not installed: pip install '.[search]'"
 
 
 @pytest.mark.parametrize(
