@@ -15,7 +15,7 @@ from rtdsae.cli.arguments import unset
 from rtdsae.errors import ConfigError, ExportError
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
     from rtdsae.train.search import Generation
 
@@ -116,16 +116,19 @@ class SearchTable:
             markup=False,
         )
 
-    def table(self) -> "Table":
-        """All trials, the best one first."""
+    def table(self) -> "Group":
+        """All trials, the best one first; below them, why those that failed did."""
+        from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
+        rows = sorted(self.rows.values(), key=lambda row: row.score)
         table = Table(box=None, pad_edge=False)
         for title in ("trial", "generation", "epoch", "score", "best", *self.keys):
             table.add_column(title, justify="right", overflow="fold")
-        for row in sorted(self.rows.values(), key=lambda row: row.score):
+        for row in rows:
             table.add_row(*cells_of(row), *(formatted(row.values[key]) for key in self.keys))
-        return table
+        return Group(table, *(Text(f"trial {row.trial}: {row.failure}") for row in rows if row.failure))
 
 
 def cells_of(row: "Generation") -> tuple[str, ...]:

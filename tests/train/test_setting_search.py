@@ -1,6 +1,7 @@
 """Searches: what a YAML file may ask for, and real ones on Ray, where it is installed."""
 
 import json
+import math
 import random
 import re
 import signal
@@ -209,6 +210,50 @@ def test_a_trial_that_adopts_other_settings_begins_its_average_anew(here):
     assert averaged(0.1, 2) == 2 * steps  # goes on
     assert averaged(0.2, 3) == steps
     assert averaged(0.2, 4) == 2 * steps
+
+
+# the table ------------------------------------------------------------------------------------------------------------
+
+LINE = "the loss is not finite in epoch 3; the batch is in [out]/failed.npz"
+
+
+def show_trials():
+    """Two generations of three trials, of which the second fails in its second one."""
+    from rtdsae.cli.search import SearchTable
+    from rtdsae.train.search import Generation
+
+    scores = {"000": (0.31, 0.3), "001": (0.32, math.inf), "002": (0.33, 0.29)}
+    with SearchTable(("model.dropout",)) as table:
+        for i in range(2):
+            for trial, score in scores.items():
+                failure = "" if math.isfinite(score[i]) else LINE
+                values = {"model.dropout": 0.125}
+                table(Generation(trial, i + 1, 8, 25 * (i + 1), score[i], min(score), values, failure))
+
+
+def test_a_terminal_has_a_table_of_the_trials_and_the_reasons_of_those_that_failed(capsys, monkeypatch):
+    pytest.importorskip("ray", reason=RAY)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    show_trials()
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", capsys.readouterr().err).splitlines()
+    *rows, reason = (line.split() for line in shown[-5:])
+    assert rows == [
+        ["trial", "generation", "epoch", "score", "best", "model.dropout"],
+        ["002", "2/8", "50", "0.29", "0.29", "0.125"],
+        ["000", "2/8", "50", "0.3", "0.3", "0.125"],
+        ["001", "2/8", "50", "failed", "0.32", "0.125"],
+    ]
+    assert " ".join(reason) == f"trial 001: {LINE}"
+
+
+def test_elsewhere_a_generation_of_a_trial_is_a_line(capsys):
+    pytest.importorskip("ray", reason=RAY)
+    show_trials()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 6
+    assert lines[0] == "trial 000  generation 1/8  epoch 25  score 0.31  best 0.3  model.dropout=0.125"
+    assert lines[4] == f"trial 001  generation 2/8  epoch 50  score failed  best 0.32  model.dropout=0.125  {LINE}"
 
 
 # real ones ------------------------------------------------------------------------------------------------------------
