@@ -143,7 +143,10 @@ def static_terms(
 
 
 def half_mean_square(weight: Tensor) -> Tensor:
-    """½ mean(W²): lfads-torch's L2 term of one recurrent kernel."""
+    """½ mean(W²), the L2 term of one recurrent kernel, by its own size.
+
+    lfads-torch divides by the sizes of all kernels that are held down, together: a smaller one is pressed less there.
+    """
     return 0.5 * weight.square().mean()
 
 

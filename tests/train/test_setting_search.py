@@ -186,6 +186,8 @@ def test_the_shipped_search_is_one():
         "objective.l2_gen": weight,
         "objective.l2_con": weight,
     }
+    n = {"gen": 3 * wanted.base.model.gen_dim**2, "con": 3 * wanted.base.model.con_dim**2}  # what the file says of them
+    assert {kind: sum(n.values()) / size for kind, size in n.items()} == {"gen": 1.25, "con": 5}
 
 
 # one trial ------------------------------------------------------------------------------------------------------------
