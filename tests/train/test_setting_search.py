@@ -367,9 +367,11 @@ def test_the_teacher_of_a_search_is_found_from_where_it_was_begun_and_may_move(h
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("method", ["random", "pbt"])
+@pytest.mark.parametrize("method", ["random", "tpe", "pbt"])
 def test_a_search_that_was_interrupted_goes_on(here, method):
     pytest.importorskip("ray", reason=RAY)
+    if method == "tpe":
+        pytest.importorskip("optuna", reason=RAY)
     write(here, method=method, trials=4, generations=4, concurrent=1)
     command = [sys.executable, "-m", "rtdsae", "search", "s.yaml", "--data", "wave.h5", "--out", "out"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -381,9 +383,10 @@ def test_a_search_that_was_interrupted_goes_on(here, method):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert "finished: 4 of 4 trials" in done.stdout, done.stderr
     assert {Run.open(path).info["epochs_done"] for path in (here / "out" / "trials").iterdir()} == {5}
-    if method == "random":  # the same trials by the same names
+    if method != "pbt":  # the same trials by the same names, and others: whoever proposes knows what it proposed
         after = {path.name: Run.open(path).info["search"][0] for path in (here / "out" / "trials").iterdir()}
         assert before.items() <= after.items()
+        assert len({step["values"]["fit.learning_rate"] for step in after.values()}) == 4
 
 
 @pytest.fixture
