@@ -57,7 +57,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
         recordings = [prepare(load(path, data.bin_width_s), wanted.base) for path in data.paths]
         out = self.out or Path("out/searches") / f"{self.config.stem}-{Path(data.paths[0]).stem}"
         s = wanted.settings
-        print(f"{s.method}: {s.trials} trials of {wanted.epochs(s.generations - 1)} epochs; search: {out}")
+        print(f"{s.method}: {s.trials} trials of at most {wanted.epochs(s.generations - 1)} epochs; search: {out}")
         with SearchTable(tuple(wanted.axes)) as table:
             command = f"rtdsae {shlex.join(sys.argv[1:])}"
             found = search(wanted, recordings, out, table, address=self.address, command=command)

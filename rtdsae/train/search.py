@@ -8,8 +8,9 @@ folders of trials of the best quarter, weights, optimiser and all, with settings
 scheduler (Jaderberg et al. 2017, arXiv:1711.09846), all trials in step. In AutoLFADS (Keshtkaran et al. 2022,
 doi:10.1038/s41592-022-01675-0) each trial meets another one at random instead, and the worse of the two gives up.
 Settings are perturbed as there: multiplied by a factor drawn from 1 ± `explore`, of those that leave them in their
-range where it is enforced. The learning rate falls over the whole search as it does in any run; what is searched is
-where it starts.
+range where it is enforced. With `patience` a population that stands still ends, by the rule of lfads-torch but a
+generation later. The learning rate falls over the whole search as it does in any run; what is searched is where it
+starts.
 
     DIR/search.json  what was asked for; only the same can be gone on with
     DIR/ray/         Ray's own state, pickled: go on only with what you trust
@@ -20,6 +21,7 @@ where it starts.
 import dataclasses
 import filecmp
 import json
+import math
 import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -49,6 +51,7 @@ __all__ = ["Found", "Generation", "search"]
 FREE = ("concurrent", "gpus")  # may differ when a search goes on
 GIVES_UP = 0.25  # of a population, after each generation
 CHECKPOINTS = ("best.pt", "last.pt")
+GAIN = 5e-4  # of the score, which a population has to make within its patience; lfads-torch's
 KEPT = 4  # checkpoints of each trial; Ray wants more than 2 of a population
 
 
@@ -142,6 +145,7 @@ def run_trials(
     """Train all trials to their end, or go on with what is in `out`."""
     goes_on = begun(out)
     searcher, scheduler = method(search, slowest(out, search.settings.trials) if goes_on else 0)
+    standstill = Standstill(search.settings.patience if search.settings.method == "pbt" else None)
     random.seed(search.settings.seed)  # Ray's scheduler draws from it
     return tune.run(
         tune.with_parameters(Trial, search=search, recordings=list(recordings), command=command),
@@ -155,7 +159,8 @@ def run_trials(
         scheduler=scheduler,
         resources_per_trial={"cpu": search.base.fit.threads, "gpu": search.settings.gpus},
         checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT, checkpoint_frequency=1, checkpoint_at_end=True),
-        callbacks=[Reports(report, search)],
+        stop=standstill,
+        callbacks=[Reports(report, search), standstill],
         reuse_actors=True,
         raise_on_failed_trial=False,
         max_failures=1,  # a computer of a cluster may go away
@@ -285,6 +290,42 @@ class Reports(tune.Callback):
                 failure=result["failure"],
             )
         )
+
+
+class Standstill(tune.Callback, tune.Stopper):
+    """Ends a population whose best score falls no more; a callback too, whose state Ray keeps when a search goes on.
+
+    Each trial ends with its next result. To stop all of them at once, while they wait for one another, would be to
+    throw away checkpoints that are still being written.
+
+    Args:
+        patience: generations over which it has to fall; without it, no population is ended.
+    """
+
+    def __init__(self, patience: int | None) -> None:
+        self.patience = patience
+        self.best: dict[int, float] = {}  # score in each generation
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a trial with this result ends: the generations before it are over."""
+        generation = result["training_iteration"]
+        self.best[generation] = min(self.best.get(generation, math.inf), result["score"])
+        if self.patience is None or generation <= self.patience:
+            return False
+        first, *others = (self.best.get(i, math.inf) for i in range(generation - self.patience, generation))
+        return math.isfinite(first) and first - min(others) <= GAIN * abs(first)
+
+    def stop_all(self) -> bool:
+        """Never: trials end one by one."""
+        return False
+
+    def get_state(self) -> dict[str, Any]:
+        """What is kept."""
+        return {"best": self.best}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what was kept."""
+        self.best = state["best"]
 
 
 def name(trial: RayTrial) -> str:

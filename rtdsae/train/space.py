@@ -80,6 +80,8 @@ class SearchConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         burn_in_epochs: epochs before the first generation.
         generation_epochs: epochs between two reports, after which a population is perturbed.
         generations: how many. All epochs together take the place of the base's `fit.epochs`.
+        patience: generations over which a population's best score has to fall by a two-thousandth; else the next one is
+            the last. Without it, none is left out.
         concurrent: trials at once on this computer; without it, as many as it has CPUs for. On a cluster it bounds
             random and tpe, and a population takes what there is.
         gpus: the part of a GPU that a trial takes; with 0, trials see none.
@@ -93,6 +95,7 @@ class SearchConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     burn_in_epochs: Natural = 0
     generation_epochs: Count = 25
     generations: Count = 8
+    patience: Annotated[int, Meta(ge=2)] | None = None
     concurrent: Count | None = None
     gpus: Annotated[float, Meta(ge=0)] = 0.0
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0

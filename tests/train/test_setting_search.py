@@ -175,6 +175,7 @@ def test_the_shipped_search_is_one():
     wanted = load_search(Path(__file__).parents[2] / "configs" / "search_lfads.yaml", ("a.h5",))
     s = wanted.settings
     assert (s.method, s.trials, s.burn_in_epochs, s.generation_epochs, s.generations) == ("pbt", 20, 80, 25, 8)
+    assert s.patience == 4
     assert wanted.base == load_config(shipped.config("lfads.yaml"), (), ("a.h5",))
     weight = Range(low=1e-4, high=1.0, log=True, explore=0.8, enforce=False)
     assert wanted.axes == {
@@ -328,6 +329,41 @@ def test_a_population_gives_up_its_worst_and_its_best_is_a_bundle(here):
     assert Run.open(here / "out" / "best").info["scores"] == {"co_bps": 0.5}
     write(here, method="pbt", trials=3, generations=3, space=space)
     assert main(command) == 2
+
+
+@pytest.mark.parametrize(
+    ("scores", "last"),
+    [
+        ([0.5, 0.4, 0.4, 0.3999, 0.39985, 0.1], 6),  # the generation after the first four that are close
+        ([0.5, 0.4, 0.3997, 0.3999, 0.3998, 0.3998, 0.3998], 7),
+        ([-0.4, -0.40001, -0.3, -0.2, 0.0], 5),  # of a density
+        ([math.inf, 0.4, 0.39, 0.38, 0.37], None),
+        ([0.5, 0.4, 0.3, 0.2, 0.1, 0.05], None),
+    ],
+)
+def test_a_population_stands_still_over_four_generations_however_often_it_is_interrupted(scores, last):
+    pytest.importorskip("ray", reason=RAY)
+    from rtdsae.train.search import Standstill
+
+    ended, state = [], Standstill(4).get_state()
+    for generation, score in enumerate(scores, 1):
+        standstill = Standstill(4)
+        standstill.set_state(state)
+        results = [{"training_iteration": generation, "score": worse} for worse in (math.inf, score, 0.6)]
+        ended.append([standstill(trial, result) for trial, result in zip("abc", results, strict=True)])
+        assert not any(Standstill(None)(trial, result) for trial, result in zip("abc", results, strict=True))
+        state = standstill.get_state()
+    assert ended == [[generation == last] * 3 for generation in range(1, len(scores) + 1)]
+
+
+@pytest.mark.timeout(180)
+def test_a_population_that_stands_still_comes_to_its_end_early(here, capsys):
+    pytest.importorskip("ray", reason=RAY)
+    space = {"fit.learning_rate": {"low": 1e-9, "high": 2e-9}}
+    write(here, method="pbt", generations=9, patience=2, space=space)
+    assert main(["search", "s.yaml", "--data", "wave.h5", "--out", "out"]) == 0
+    assert "finished: 2 of 2 trials came to their end" in capsys.readouterr().out
+    assert [Run.open(path).info["epochs_done"] for path in (here / "out" / "trials").iterdir()] == [4, 4]  # 1 + 3
 
 
 @pytest.mark.timeout(120)
