@@ -13,9 +13,9 @@ OTHER = Schema("other", "11", 0.02, (Array("z", (5,)),))
 SOON_S = 20.0  # nothing here needs so long
 
 
-def until(true, what="it", within_s=SOON_S):
+def until(true, what="it"):
     """Waits for an event; bounded."""
-    end = time.monotonic() + within_s
+    end = time.monotonic() + SOON_S
     while not true():
         assert time.monotonic() < end, f"{what} did not happen"
         time.sleep(0.005)
