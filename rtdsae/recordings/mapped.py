@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from rtdsae.errors import RecordingError
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["LARGE", "copied", "zeros"]
+__all__ = ["LARGE", "blocks", "copied", "zeros"]
 
 LARGE = 1 << 28  # bytes: larger arrays are on disk
 
@@ -49,10 +50,15 @@ def copied(values: "np.ndarray | h5py.Dataset", dtype: DTypeLike, what: str) -> 
         RecordingError: there is no room on disk.
     """
     array = zeros(values.shape, dtype, what)
-    rows = max(1, LARGE // 16 * len(values) // values.nbytes)
-    for first in range(0, len(values), rows):
-        array[first : first + rows] = values[first : first + rows]
+    for rows in blocks(values):
+        array[rows] = values[rows]
     return array
+
+
+def blocks(values: "np.ndarray | h5py.Dataset") -> Iterator[slice]:
+    """Rows of an array that may be large, so many at a time as memory has room for in any case."""
+    size = max(1, LARGE // 16 * len(values) // values.nbytes)
+    return (slice(first, first + size) for first in range(0, len(values), size))
 
 
 def _folder() -> str:

@@ -304,13 +304,15 @@ class Daemon:
                 self._handover.past = ()
             self._last_status = self._status()
             self._publisher.send(encode_status(self._last_status))
-            if now >= self._explain_at:
+            if now >= self._explain_at and self._explain():
                 self._explain_at = np.inf
-                self._explain()
             self._watch_anchors()
 
-    def _explain(self) -> None:
-        """Says why a stream that is there brings no bin: its rate is another than it says, or its values are none."""
+    def _explain(self) -> bool:
+        """Says why a stream that is there brings no bin: its rate is another than it says, or its values are none.
+
+        False while nothing can be said yet.
+        """
         if self._seq == 0 and self._counters.gaps:
             seen = ", ".join(f"{name} {n}" for name, n in dataclasses.asdict(self._counters).items() if n)
             log.warning(
@@ -319,6 +321,7 @@ class Daemon:
                 self._pipeline.n_anchor,
                 seen,
             )
+        return bool(self._seq or self._counters.gaps)
 
     def _watch_anchors(self) -> None:
         """Says once that gaps keep the model from being anchored for longer than the R bins that it was trained for."""

@@ -106,9 +106,7 @@ def whole(counts: np.ndarray) -> bool:
     """Whether all are whole numbers; looked at some at a time, since memory may not hold a second array of theirs."""
     if counts.dtype.kind in "iu":
         return True
-    rows = max(1, MOST_VALUES // 10 // counts.shape[1])
-    blocks = (counts[first : first + rows] for first in range(0, len(counts), rows))
-    return all(bool((np.rint(block) == block).all()) for block in blocks)
+    return all(bool((np.rint(counts[rows]) == counts[rows]).all()) for rows in mapped.blocks(counts))
 
 
 class Windows:
