@@ -171,10 +171,10 @@ def test_the_loader_bench_sees_memory_that_is_given_back_and_fits_behaviour_too(
     loader = importlib.import_module("bench_loader")
     before, found = loader.own_memory(), {}
     with loader.peak_memory(found, "peak"):
-        taken = np.ones(1 << 23)  # 64 MB
+        taken = np.ones(1 << 25)  # 256 MB: what other tests have used may be given back meanwhile
         time.sleep(10 * loader.LOOK_S)
         del taken
-    assert found["peak"] > before + 50 > loader.own_memory()
+    assert found["peak"] > before + 100 > loader.own_memory()
     flags = ["--hours", "0.01", "--channels", "4", "--batches", "1"]
     done = subprocess.run(
         [sys.executable, TOOLS / "bench_loader.py", *flags], capture_output=True, text=True, check=True

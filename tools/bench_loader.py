@@ -39,11 +39,11 @@ from rtdsae.model.family import Family
 from rtdsae.recordings import load
 from rtdsae.train.behaviour import fit_behaviour
 from rtdsae.train.config import Data, Fit, TrainConfig, Window
-from rtdsae.train.fit import draw_batches, keep_memory
+from rtdsae.train.fit import keep_memory
 from rtdsae.train.objective import Loss, Schedule
 from rtdsae.train.processes import make_fabric
 from rtdsae.train.sessions import dims_of, prepare
-from rtdsae.train.windows import session_windows
+from rtdsae.train.windows import draw_batches, session_windows
 
 BLOCK = 50_000  # bins that are drawn; the recording is made of them
 RATE = 0.1  # spikes a bin

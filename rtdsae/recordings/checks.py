@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from rtdsae.recordings import mapped
 from rtdsae.recordings.recording import Recording
 from rtdsae.recordings.segments import lengths_of, runs
 
@@ -51,12 +52,7 @@ class Look:
     @cached_property
     def active(self) -> np.ndarray:
         """How many channels have a spike in each bin, (T,)."""
-        return np.concatenate([(block > 0).sum(axis=1) for block in self.blocks()])
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        """All counts, some bins at a time: what is made of them may not fit in memory."""
-        size = max(1, MOST_ENTRIES // self.counts.shape[1])
-        return (self.counts[a : a + size] for a in range(0, len(self.counts), size))
+        return np.concatenate([(self.counts[rows] > 0).sum(axis=1) for rows in mapped.blocks(self.counts)])
 
     @property
     def few(self) -> np.ndarray:
@@ -66,7 +62,7 @@ class Look:
     @cached_property
     def whole(self) -> bool:
         """Whether all counts are whole numbers."""
-        return self.counts.dtype.kind in "iu" or all(bool((np.rint(b) == b).all()) for b in self.blocks())
+        return mapped.whole(self.counts)
 
     @cached_property
     def correlations(self) -> tuple[np.ndarray, np.ndarray]:
@@ -175,7 +171,9 @@ def _clipped(look: Look) -> Iterator[str]:
         return  # a neuron does not fire twice in so narrow a bin
     most, mean, n = look.counts.max(axis=0), look.means, len(look.counts)
     least = most - np.minimum(most, 1)
-    at_most, below = (sum((b == m).sum(axis=0) for b in look.blocks()) for m in (most, least))
+    at_most, below = (
+        sum((look.counts[rows] == m).sum(axis=0) for rows in mapped.blocks(look.counts)) for m in (most, least)
+    )
     piled = at_most > 1.2 * below * mean / np.maximum(most, 1)
     clipped = (most > 0) & piled & (n * _poisson_beyond(most, mean) > 100)
     if clipped.any():

@@ -13,7 +13,7 @@ from rtdsae.errors import RecordingError
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["LARGE", "blocks", "copied", "zeros"]
+__all__ = ["LARGE", "blocks", "copied", "whole", "zeros"]
 
 LARGE = 1 << 28  # bytes: larger arrays are on disk
 
@@ -59,6 +59,11 @@ def blocks(values: "np.ndarray | h5py.Dataset") -> Iterator[slice]:
     """Rows of an array that may be large, so many at a time as memory has room for in any case."""
     size = max(1, LARGE // 16 * len(values) // values.nbytes)
     return (slice(first, first + size) for first in range(0, len(values), size))
+
+
+def whole(values: np.ndarray) -> bool:
+    """Whether all are whole numbers."""
+    return values.dtype.kind in "iu" or all(bool((np.rint(values[b]) == values[b]).all()) for b in blocks(values))
 
 
 def _folder() -> str:

@@ -33,7 +33,7 @@ from rtdsae.train.objective import Loss, Schedule, selecting, valid_scores
 from rtdsae.train.processes import add_up, begin, follow, make_fabric
 from rtdsae.train.run import FAILED, Run
 from rtdsae.train.teacher import Teacher
-from rtdsae.train.windows import Batch, SessionWindows, session_windows
+from rtdsae.train.windows import Batch, SessionWindows, draw_batches, epoch_seed, session_windows
 
 __all__ = ["Progress", "Standing", "Training", "keep_memory", "run_epochs", "train", "train_epoch"]
 
@@ -332,27 +332,6 @@ def whole(training: Training, session: SessionWindows, firsts: torch.Tensor, see
     shards = firsts.tensor_split(training.config.fit.shards)
     batches = [take(training, session, first, seed + shard) for shard, first in enumerate(shards)]
     return Batch(*(None if part[0] is None else torch.cat(part) for part in zip(*batches, strict=True)))  # type: ignore[arg-type]
-
-
-def epoch_seed(fit: Fit, epoch: int) -> int:
-    """From which everything in an epoch is drawn."""
-    return fit.seed * 1_000_003 + epoch
-
-
-def draw_batches(sessions: list[SessionWindows], fit: Fit, epoch: int) -> list[tuple[int, torch.Tensor]]:
-    """One epoch's batches: (session, first bins of its windows), the sessions' batches in random order.
-
-    A last batch of fewer windows than shards is left out.
-    """
-    generator = torch.Generator().manual_seed(epoch_seed(fit, epoch))
-    drawn = [session.train.draw(generator).split(fit.batch_size) for session in sessions]
-    batches = [(i, first) for i, firsts in enumerate(drawn) for first in firsts if len(first) >= fit.shards]
-    if not batches:
-        most = max(len(firsts) for per_session in drawn for firsts in per_session)
-        raise TrainingError(f"fit.shards={fit.shards}, but an epoch has {most} windows: set fit.shards to that or less")
-    if len(sessions) == 1:
-        return batches
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
 def learning_rate(fit: Fit, epoch: int) -> float:

@@ -14,10 +14,19 @@ from rtdsae.errors import TrainingError
 from rtdsae.model.priors import Context
 from rtdsae.recordings import Recording, mapped
 from rtdsae.recordings.segments import lengths_of
-from rtdsae.train.config import TrainConfig
+from rtdsae.train.config import Fit, TrainConfig
 from rtdsae.train.sessions import vocabulary
 
-__all__ = ["Batch", "SessionWindows", "Tensors", "Windows", "entries_apart", "session_windows"]
+__all__ = [
+    "Batch",
+    "SessionWindows",
+    "Tensors",
+    "Windows",
+    "draw_batches",
+    "entries_apart",
+    "epoch_seed",
+    "session_windows",
+]
 
 MOST_VALUES = 40_000_000  # that means and deviations are taken from
 CV_SEED = 11  # the entries that `objective.cv_mask` keeps apart are the same in all epochs and runs
@@ -96,17 +105,10 @@ def compact(counts: np.ndarray) -> np.ndarray:
         counts = counts.view(np.int16)  # which PyTorch can index, where they are
     kind = counts.dtype
     if kind not in (np.float32, np.uint8, np.int8, np.int16):
-        kind = np.dtype(np.uint8 if counts.max() < 1 << 8 and whole(counts) else np.float32)
+        kind = np.dtype(np.uint8 if counts.max() < 1 << 8 and mapped.whole(counts) else np.float32)
     if counts.dtype == kind and counts.flags.writeable:
         return counts
     return mapped.copied(counts, kind, f"a copy of the counts as {kind}")
-
-
-def whole(counts: np.ndarray) -> bool:
-    """Whether all are whole numbers; looked at some at a time, since memory may not hold a second array of theirs."""
-    if counts.dtype.kind in "iu":
-        return True
-    return all(bool((np.rint(counts[rows]) == counts[rows]).all()) for rows in mapped.blocks(counts))
 
 
 class Windows:
@@ -233,3 +235,24 @@ def session_windows(recordings: Sequence[Recording], config: TrainConfig) -> lis
         sessions.append(SessionWindows(Tensors(recording, config.objective.cv_mask), s + r, r, words, before, i))
         before += len(sessions[-1].train.segments)
     return sessions
+
+
+def epoch_seed(fit: Fit, epoch: int) -> int:
+    """From which everything in an epoch is drawn."""
+    return fit.seed * 1_000_003 + epoch
+
+
+def draw_batches(sessions: list[SessionWindows], fit: Fit, epoch: int) -> list[tuple[int, Tensor]]:
+    """One epoch's batches: (session, first bins of its windows), the sessions' batches in random order.
+
+    A last batch of fewer windows than shards is left out.
+    """
+    generator = torch.Generator().manual_seed(epoch_seed(fit, epoch))
+    drawn = [session.train.draw(generator).split(fit.batch_size) for session in sessions]
+    batches = [(i, first) for i, firsts in enumerate(drawn) for first in firsts if len(first) >= fit.shards]
+    if not batches:
+        most = max(len(firsts) for per_session in drawn for firsts in per_session)
+        raise TrainingError(f"fit.shards={fit.shards}, but an epoch has {most} windows: set fit.shards to that or less")
+    if len(sessions) == 1:
+        return batches
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]

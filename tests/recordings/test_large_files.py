@@ -148,7 +148,7 @@ def test_without_room_for_it_the_line_says_where_room_is_needed(recording, tmp_p
 
 def test_neither_checking_nor_surveying_makes_a_second_array_of_that_size(monkeypatch):
     counts = np.random.default_rng(0).poisson(0.3, (10_000, 100)).astype(np.float32)  # a million
-    monkeypatch.setattr(checks, "MOST_ENTRIES", 10_000)
+    monkeypatch.setattr(mapped, "LARGE", 1 << 19)
     tracemalloc.start()
     look = checks.Look(Recording(counts, 0.02))
     assert look.whole

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from rtdsae.errors import TrainingError
 from rtdsae.recordings import Recording
 from rtdsae.train.config import Fit
-from rtdsae.train.fit import draw_batches
-from rtdsae.train.windows import SessionWindows, Tensors, Windows, entries_apart
+from rtdsae.train.windows import SessionWindows, Tensors, Windows, draw_batches, entries_apart
 
 CPU = torch.device("cpu")
 
