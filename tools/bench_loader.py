@@ -125,13 +125,13 @@ def steps(family: Family, sessions: list, config: TrainConfig, batches: int) -> 
     fabric = make_fabric(config.fit)
     loss, optimizer = fabric.setup(Loss(family, config.objective), torch.optim.AdamW(family.parameters()))
     draws, trains, read = [], [], 0
-    for _, first in draw_batches(sessions, config.fit, 0)[:batches]:
+    for windows in draw_batches(sessions, config.fit, 0)[:batches]:
         put_out(session.tensors.recording.counts)
         before, begun = read_from_disk(), time.perf_counter()
-        batch = session.tensors.windows_at(first, session.train.bins)
+        part = session.part(windows[:, 1])
         drawn = time.perf_counter()
         read += read_from_disk() - before
-        terms, _ = loss(batch, session.context(first, "cpu"), session.tensors.heldin, Schedule(0, 1.0, 1), None)
+        terms, _ = loss([part], Schedule(0, 1.0, 1))
         optimizer.zero_grad()
         fabric.backward(terms["loss"])
         optimizer.step()

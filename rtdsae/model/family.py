@@ -167,13 +167,11 @@ class Explained(NamedTuple):
         values: (B, R, n_values, n_neurons), of the reconstruction.
         outputs: (B, R, ...) each.
         inferred: the latents.
-        kl: by latent (`f`, `z`), (B,), nats; empty where no context was given.
     """
 
     values: Tensor
     outputs: Outputs
     inferred: Inferred
-    kl: dict[str, Tensor]
 
 
 class Family(nn.Module, ABC):
@@ -282,26 +280,31 @@ class Family(nn.Module, ABC):
         parts = dict(zip(there, state.split(list(there.values()), 1), strict=True))
         return self.state_type(**{name: parts.get(name, state[:, :0]) for name in sizes})
 
-    def forward(
-        self, x: Tensor, observed: Tensor, u: Tensor | None, sample: bool, context: Context | None = None
-    ) -> Explained:
-        """Explain bins start..T-1 of a window.
+    def forward(self, x: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Explained:
+        """Explain bins start..T-1 of the windows of one session.
 
         Args:
             x: (B, T, C) normalised.
             observed: (B, T, 1) of 0 and 1.
             u: (B, T, U) or None.
             sample: draw from the posteriors, or take their means.
-            context: what training knows of the windows; without it there are no KLs.
         """
-        inputs = self.drop(self.read_in(x, observed))
-        inferred = self.infer(inputs, observed, None if u is None else u[:, self.start :], sample)
-        values, outputs = self.outputs(inferred.factors, inferred.z, inferred.f)
-        kls = {} if context is None else self.kls(inferred, observed[:, self.start :], context)
-        return Explained(values, outputs, inferred, kls)
+        inferred = self.understand(self.read_in(x, observed), observed, u, sample)
+        return Explained(*self.outputs(inferred.factors, inferred.z, inferred.f), inferred)
+
+    def understand(self, inputs: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Inferred:
+        """The latents of bins start..T-1 of windows of any sessions: `forward` without what belongs to one of them.
+
+        Args:
+            inputs: (B, T, readin).
+            observed: (B, T, 1) of 0 and 1.
+            u: (B, T, U) or None.
+            sample: draw from the posteriors, or take their means.
+        """
+        return self.infer(self.drop(inputs), observed, None if u is None else u[:, self.start :], sample)
 
     def kls(self, inferred: Inferred, observed: Tensor, context: Context) -> dict[str, Tensor]:
-        """The KL of each latent, (B,)."""
+        """The KL of each latent, `f` and `z`: (B,), nats a window; observed (B, R, 1)."""
         prior = self.f_prior(context).map(lambda part: part[:, None])
         f = (kl(inferred.q_f, prior) * inferred.f_count).sum(1)
         penalty = self.f_prior.penalty(context)

@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 
 from rtdsae.errors import TrainingError, one_line
 from rtdsae.train.config import Fit
-from rtdsae.train.windows import Batch
+from rtdsae.train.windows import Part
 
 __all__ = ["Gone", "NotFinite", "absence_explained", "bad_gradient", "bad_loss", "memory_explained"]
 
@@ -18,14 +18,12 @@ class NotFinite(TrainingError):
     """The loss of a batch is no number.
 
     Attributes:
-        session: whose batch it was.
-        first: (B,) the first bins of its windows.
-        batch: these windows as the model got them.
+        parts: the batch as the model got it, by session.
     """
 
-    def __init__(self, message: str, session: int, first: torch.Tensor, batch: Batch) -> None:
+    def __init__(self, message: str, parts: list[Part]) -> None:
         super().__init__(message)
-        self.session, self.first, self.batch = session, first, batch
+        self.parts = parts
 
 
 def bad_loss(fabric: Fabric, terms: dict[str, torch.Tensor], epoch: int) -> str:

@@ -33,7 +33,7 @@ from rtdsae.train.objective import Loss, Schedule, selecting, valid_scores
 from rtdsae.train.processes import add_up, begin, follow, make_fabric
 from rtdsae.train.run import FAILED, Run
 from rtdsae.train.teacher import Teacher
-from rtdsae.train.windows import Batch, SessionWindows, draw_batches, epoch_seed, session_windows
+from rtdsae.train.windows import Part, SessionWindows, by_session, draw_batches, epoch_seed, session_windows
 
 __all__ = ["Progress", "Standing", "Training", "keep_memory", "run_epochs", "train", "train_epoch"]
 
@@ -214,7 +214,7 @@ def lead(
     except KeyboardInterrupt:
         run.info["state"] = "interrupted"
     except NotFinite as error:
-        run.save_failed(error.session, error.first, error.batch)
+        run.save_failed(error.parts)
         run.info["state"] = "failed"
         finish(run, training)
         raise TrainingError(f"{error}; the batch is in {run.path / FAILED}") from None
@@ -281,57 +281,54 @@ def train_epoch(training: Training, epoch: int) -> dict[str, float]:
     fit, objective = training.config.fit, training.config.objective
     torch.manual_seed(epoch_seed(fit, epoch))  # masks and noise
     batches = draw_batches(training.sessions, fit, epoch)
-    n_windows = sum(len(first) for _, first in batches)
+    n_windows = sum(map(len, batches))
     schedule = Schedule(epoch, min(1.0, (epoch + 1) / (objective.ramp_epochs + 1)), n_windows)
     sums: dict[str, float] = {}
-    for step, (i, firsts) in enumerate(batches):
-        session, seed = training.sessions[i], epoch_seed(fit, epoch) * 1_000_003 + step * fit.shards
-        training.family.use(session.index)
-        mine = list(enumerate(firsts.tensor_split(fit.shards)))[fabric.global_rank :: fabric.world_size]
+    for step, windows in enumerate(batches):
+        seed = epoch_seed(fit, epoch) * 1_000_003 + step * fit.shards
+        mine = list(enumerate(windows.tensor_split(fit.shards)))[fabric.global_rank :: fabric.world_size]
         optimizer.zero_grad()
         drawn: list[torch.Tensor] = []
-        for shard, first in mine:
-            batch = take(training, session, first, seed + shard)
-            context, heldin = session.context(first, fabric.device), session.tensors.heldin.to(fabric.device)
+        for shard, some in mine:
+            parts = take(training, some, seed + shard)
             last = shard == mine[-1][0]
             with fabric.no_backward_sync(loss, not last):  # type: ignore[arg-type]
-                terms, f = loss(batch, context, heldin, schedule, adversary)
+                terms, f = loss(parts, schedule, adversary)
                 if why := bad_loss(fabric, terms, epoch):
-                    raise NotFinite(why, i, firsts, whole(training, session, firsts, seed, batch))
-                fabric.backward(terms["loss"] * (len(first) * fabric.world_size / len(firsts)))
+                    raise NotFinite(why, whole(training, windows, seed, parts))
+                fabric.backward(terms["loss"] * (len(some) * fabric.world_size / len(windows)))
             drawn.append(f.detach())
             for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(first) / n_windows
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) * len(some) / n_windows
         norm = fabric.clip_gradients(loss, optimizer, max_norm=fit.clip_norm, error_if_nonfinite=False)
         if why := bad_gradient(fit, norm, epoch):
-            raise NotFinite(why, i, firsts, whole(training, session, firsts, seed, batch))
+            raise NotFinite(why, whole(training, windows, seed, parts))
         optimizer.step()
         training.average.update_parameters(training.family)
         if adversary:
             learnt = adversary.learn(torch.cat(drawn))
-            sums["discriminator"] = sums.get("discriminator", 0.0) + learnt * len(firsts) / n_windows
+            sums["discriminator"] = sums.get("discriminator", 0.0) + learnt * len(windows) / n_windows
     return {f"train/{name}": value for name, value in add_up(fabric, sums).items()}
 
 
-def take(training: Training, session: SessionWindows, first: torch.Tensor, seed: int) -> Batch:
-    """The windows that begin at `first`, (B,), as the model gets them.
+def take(training: Training, windows: torch.Tensor, seed: int) -> list[Part]:
+    """Windows, (B, 2) as `draw_batches` has them, as the model gets them, by session.
 
     Of a shard everything is drawn from its seed, masks and noise too: the same, whoever takes it.
     """
     if training.config.fit.shards > 1:
         torch.manual_seed(seed % (1 << 64))
-    device = training.fabric.device
-    batch = session.training_batch(first, device)
-    return augment(batch, session.tensors.heldin.to(device), training.config.objective)
+    parts = [training.sessions[i].part(first, training.fabric.device) for i, first in by_session(windows)]
+    o = training.config.objective
+    return [part._replace(windows=augment(part.windows, part.heldin, o)) for part in parts]
 
 
-def whole(training: Training, session: SessionWindows, firsts: torch.Tensor, seed: int, batch: Batch) -> Batch:
-    """The whole batch, of which `batch` was taken last; shards are drawn again, since none is kept for this."""
-    if training.config.fit.shards == 1:
-        return batch
-    shards = firsts.tensor_split(training.config.fit.shards)
-    batches = [take(training, session, first, seed + shard) for shard, first in enumerate(shards)]
-    return Batch(*(None if part[0] is None else torch.cat(part) for part in zip(*batches, strict=True)))  # type: ignore[arg-type]
+def whole(training: Training, windows: torch.Tensor, seed: int, parts: list[Part]) -> list[Part]:
+    """The whole batch, of which `parts` were taken last; shards are drawn again, since none is kept for this."""
+    shards = windows.tensor_split(training.config.fit.shards)
+    if len(shards) == 1:
+        return parts
+    return [part for shard, some in enumerate(shards) for part in take(training, some, seed + shard)]
 
 
 def learning_rate(fit: Fit, epoch: int) -> float:

@@ -2,6 +2,9 @@
 
     loss = mean NLL of the scored entries + ramp · [(β_f L_f + β_z KL_z) / (R · neurons) + L2]   nats per bin and neuron
 
+In a batch of several sessions it is the mean of this over the windows, each with the neurons of its own session: one of
+many neurons counts no more than one of few.
+
 Scored are the entries that coordinated dropout hid from the encoders, whole hidden bins, and held-out neurons. A model
 is selected on hidden entries or held-out neurons too: the likelihood of entries that the encoders saw can be raised by
 copying them. L_f is KL(f), or what `objective.f_objective` makes of it.
@@ -14,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from rtdsae.model.distributions import kl
-from rtdsae.model.family import Explained, Family
+from rtdsae.model.family import Family, Inferred
 from rtdsae.model.masking import coordinated_dropout, random_gaps
 from rtdsae.model.priors import Context, SequenceGaussian
 from rtdsae.train.config import AnnealedVAE, BetaTCVAE, BetaVAE, FactorVAE, Objective
 from rtdsae.train.factor_vae import Adversary
 from rtdsae.train.total_correlation import decompose
-from rtdsae.train.windows import Batch, SessionWindows
+from rtdsae.train.windows import Part, SessionWindows
 
 __all__ = ["Loss", "Schedule", "selecting", "valid_scores"]
 
@@ -40,6 +43,22 @@ class Schedule(NamedTuple):
     epoch: int
     ramp: float
     n_windows: int
+
+
+class Shown(NamedTuple):
+    """A part of a batch as the encoders see it.
+
+    Attributes:
+        inputs: (B, T, readin).
+        observed: (B, T, 1) of 0 and 1.
+        scored: (B, R, n_neurons), 1 for what the loss is of.
+        apart: (B, R, n_neurons), 1 for what is neither shown nor trained on; None where there is nothing.
+    """
+
+    inputs: Tensor
+    observed: Tensor
+    scored: Tensor
+    apart: Tensor | None
 
 
 def scored_entries(dropped: Tensor, observed: Tensor, heldin: Tensor) -> Tensor:
@@ -62,14 +81,12 @@ class Loss(nn.Module):
         self.family, self.objective = family, objective
 
     def forward(
-        self, batch: Batch, context: Context, heldin: Tensor, schedule: Schedule, adversary: Adversary | None = None
+        self, parts: list[Part], schedule: Schedule, adversary: Adversary | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The loss and its terms.
 
         Args:
-            batch: windows of S + R bins.
-            context: what is known of them.
-            heldin: (n_neurons,) bool.
+            parts: a batch's windows of S + R bins, by session.
             schedule: where in training this is.
             adversary: FactorVAE's.
 
@@ -78,26 +95,16 @@ class Loss(nn.Module):
             scalar in nats per bin and neuron; and the samples of f, (B, f_dim), which an adversary learns from.
         """
         family, o = self.family, self.objective
-        start, modelled = family.start, batch.inputs.shape[1] - family.start
-        gaps = random_gaps(len(batch.inputs), modelled, o.gap_rate, o.gap_bins).to(batch.inputs.device)
-        observed = torch.cat([torch.ones_like(batch.inputs[:, :start, :1]), gaps], 1)
-        x = family.readin.normalise(batch.inputs) * observed
-        if batch.apart is not None:
-            x = x * (1 - batch.apart[..., heldin]) / (1 - o.cv_mask)
-        x, dropped = coordinated_dropout(x, o.coordinated_dropout, start)
-        explained = family(x, observed, batch.u, True, context)
-        nll = family.session.reconstruction.nll(explained.values, batch.counts[:, start:])
-        scored = scored_entries(dropped, gaps, heldin) if o.coordinated_dropout else torch.ones_like(nll)
-        terms = {}
-        if batch.apart is not None:
-            apart = batch.apart[:, start:]
-            scored = scored * (1 - apart)
-            terms["nll_cv"] = (nll.detach() * apart).sum() / apart.sum().clamp_min(1)
-        terms["nll"] = (nll * scored).sum() / scored.sum().clamp_min(1)  # few bins of one neuron may hide none
-        per_window = {f"kl_{name}": value.mean() for name, value in explained.kl.items()}
-        static, f = static_terms(family, explained, context, o, schedule, adversary)
-        scale = modelled * len(heldin)
-        terms |= {name: value / scale for name, value in (per_window | static).items()}
+        shown = [self.show(part) for part in parts]
+        u = None if parts[0].windows.u is None else torch.cat([part.windows.u for part in parts])  # type: ignore[misc]
+        observed, context = torch.cat([each.observed for each in shown]), together([part.context for part in parts])
+        inferred = family.understand(torch.cat([each.inputs for each in shown]), observed, u, True)
+        kls = family.kls(inferred, observed[:, family.start :], context)
+        terms = self.explain(parts, shown, inferred.factors)
+        share = torch.cat([torch.full_like(each.scored[:, 0, 0], 1 / each.scored[0].numel()) for each in shown])
+        terms |= {f"kl_{name}": (value * share).mean() for name, value in kls.items()}
+        static, f = static_terms(family, inferred, kls["f"], share, context, o, schedule, adversary)
+        terms |= static
         kernels = family.recurrent_kernels()
         weights = {"gen": o.l2_gen, "con": o.l2_con}
         terms["l2"] = sum((weights[k] * half_mean_square(w) for k, w in kernels.items()), terms["nll"].new_zeros(()))
@@ -106,39 +113,80 @@ class Loss(nn.Module):
         loss_f = terms["f_objective"] if annealed else schedule.ramp * o.kl_f_scale * terms["f_objective"]
         return {"loss": terms["nll"] + loss_f + schedule.ramp * weighted, **terms}, f
 
+    def show(self, part: Part) -> Shown:
+        """What the encoders see of a session's windows, with entries and whole bins hidden from them at random."""
+        family, o, batch = self.family.use(part.session), self.objective, part.windows
+        start, modelled = family.start, batch.inputs.shape[1] - family.start
+        gaps = random_gaps(len(batch.inputs), modelled, o.gap_rate, o.gap_bins).to(batch.inputs.device)
+        observed = torch.cat([torch.ones_like(batch.inputs[:, :start, :1]), gaps], 1)
+        x = family.readin.normalise(batch.inputs) * observed
+        if batch.apart is not None:
+            x = x * (1 - batch.apart[..., part.heldin]) / (1 - o.cv_mask)
+        x, dropped = coordinated_dropout(x, o.coordinated_dropout, start)
+        everything = torch.ones_like(batch.counts[:, start:])
+        scored = scored_entries(dropped, gaps, part.heldin) if o.coordinated_dropout else everything
+        apart = None if batch.apart is None else batch.apart[:, start:]
+        scored = scored if apart is None else scored * (1 - apart)
+        return Shown(family.read_in(x, observed), observed, scored, apart)
+
+    def explain(self, parts: list[Part], shown: list[Shown], factors: Tensor) -> dict[str, Tensor]:
+        """`nll`, and `nll_cv` where entries are kept apart, by factors of all parts, (B, R, n_factors)."""
+        sizes, sums = [len(part.first) for part in parts], dict[str, Tensor]()
+        for part, each, own, size in zip(parts, shown, factors.split(sizes), sizes, strict=True):
+            session = self.family.use(part.session).session
+            nll = session.reconstruction.nll(session.readout(own), part.windows.counts[:, self.family.start :])
+            # few bins of one neuron may hide none
+            terms = {"nll": (nll * each.scored).sum() / each.scored.sum().clamp_min(1)}
+            if each.apart is not None:
+                terms["nll_cv"] = (nll.detach() * each.apart).sum() / each.apart.sum().clamp_min(1)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0.0) + value * (size / len(factors))
+        return sums
+
+
+def together(contexts: list[Context]) -> Context:
+    """What is known of the windows of all parts."""
+    return Context(*(None if part[0] is None else torch.cat(part) for part in zip(*contexts, strict=True)))  # type: ignore[arg-type]
+
 
 def static_terms(
     family: Family,
-    explained: Explained,
+    inferred: Inferred,
+    kl_f: Tensor,
+    share: Tensor,
     context: Context,
     o: Objective,
     schedule: Schedule,
     adversary: Adversary | None,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The parts of f's KL and the term that the objective makes of it, in nats a window; and the samples of f.
+    """The parts of f's KL and the term that the objective makes of it, and the samples of f.
 
+    `kl_f` is that KL in nats, (B,); `share`, (B,), is what a nat of a window is in nats per bin and neuron. The parts
+    and a capacity are the whole batch's, and have the mean share.
     Where f is inferred several times in a window (FHVAE), the parts are of the first time.
     """
-    q, f = explained.inferred.q_f.map(lambda part: part[:, 0]), explained.inferred.f_sample[:, 0]
+    q, f = inferred.q_f.map(lambda part: part[:, 0]), inferred.f_sample[:, 0]
     prior, chosen = family.f_prior(context), o.f_objective
     estimator = chosen.estimator if isinstance(chosen, BetaTCVAE) else "stratified"
     with torch.set_grad_enabled(isinstance(chosen, BetaTCVAE)):
         parts = decompose(q, f, prior, schedule.n_windows, estimator)
-    whole = explained.kl["f"].mean()
+    whole, of_batch = (kl_f * share).mean(), share.mean()
     match chosen:
         case BetaVAE():
             term = whole
         case AnnealedVAE():
-            term = chosen.gamma * (whole - chosen.capacity * min(1.0, schedule.epoch / chosen.epochs)).abs()
+            capacity = chosen.capacity * min(1.0, schedule.epoch / chosen.epochs)
+            term = of_batch * chosen.gamma * (kl_f.mean() - capacity).abs()
         case BetaTCVAE():
-            rest = whole - kl(q, prior).mean()  # what the parts do not say: later inferences, the prior's penalty
-            term = chosen.mi * parts.mi + chosen.tc * parts.tc + chosen.dim_kl * parts.dim_kl + rest
+            weighted = chosen.mi * parts.mi + chosen.tc * parts.tc + chosen.dim_kl * parts.dim_kl
+            rest = kl_f - kl(q, prior)  # what the parts do not say: later inferences, the prior's penalty
+            term = of_batch * weighted + (rest * share).mean()
         case FactorVAE():
             assert adversary is not None
-            term = whole + chosen.gamma * adversary.total_correlation(f)
-    terms = {f"f_{name}": value.detach() for name, value in parts._asdict().items()} | {"f_objective": term}
+            term = whole + of_batch * chosen.gamma * adversary.total_correlation(f)
+    terms = {f"f_{name}": of_batch * value.detach() for name, value in parts._asdict().items()} | {"f_objective": term}
     if isinstance(family.f_prior, SequenceGaussian):
-        terms["discriminative"] = -family.f_prior.log_posterior(q.mean, context.sequence).mean()
+        terms["discriminative"] = -(family.f_prior.log_posterior(q.mean, context.sequence) * share).mean()
     return terms, f
 
 

@@ -36,7 +36,7 @@ def make_fabric(fit: Fit, logger: TensorBoardLogger | None = None, n_sessions: i
     """
     strategy: DDPStrategy | str = "auto"
     if fit.devices * fit.nodes > 1:
-        # a batch is of one session, and leaves the others' parameters unused
+        # a shard need not have windows of every session, and then leaves the others' parameters unused
         strategy = DDPStrategy(find_unused_parameters=n_sessions > 1, timeout=PATIENCE)
     if fit.nodes > 1:
         choose_card(os.environ.get("MASTER_ADDR", ""))

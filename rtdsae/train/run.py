@@ -9,8 +9,9 @@ best.pt          the averaged weights with the best selection score, behaviour r
 last.pt          weights, their average, optimiser and counters after the last finished epoch
 sample.npz       a stretch of each session's real input, on which an export is checked
 alignment.npz    condition averages as the trained read-ins map them, which a later session begins from
-failed.npz       the batch whose loss was not finite: session, first bins of its windows, and the counts, inputs of the
-                 encoders and external inputs u that went in: moved, or drawn of a teacher's rates, where they were
+failed.npz       the batch whose loss was not finite, of each session i that it has windows of: first.i, their first
+                 bins, and the counts.i, inputs.i of the encoders and external inputs u.i that went in: moved, or drawn
+                 of a teacher's rates, where they were
 """
 
 import csv
@@ -38,7 +39,7 @@ from rtdsae.recordings import Recording
 from rtdsae.train.alignment import Alignment
 from rtdsae.train.config import TrainConfig, convert
 from rtdsae.train.sessions import check_together, describe, dims_of, last_bins
-from rtdsae.train.windows import Batch
+from rtdsae.train.windows import Part
 
 __all__ = ["FAILED", "Run", "flatten", "npz", "write"]
 
@@ -254,11 +255,16 @@ class Run:
         kept = {name: arrays[f"{name}{session}"] for name in ("x", "u") if f"{name}{session}" in arrays}
         return {name: np.resize(values, (bins, values.shape[1])) for name, values in kept.items()}
 
-    def save_failed(self, session: int, first: torch.Tensor, batch: Batch) -> None:
+    def save_failed(self, parts: list[Part]) -> None:
         """Write failed.npz."""
-        parts = {"first": first, "counts": batch.counts, "inputs": batch.inputs, "u": batch.u}
-        arrays = {name: part.numpy(force=True) for name, part in parts.items() if part is not None}
-        write(self.path / FAILED, npz({"session": np.array(session)} | arrays))
+        arrays: dict[str, list[np.ndarray]] = {}
+        for part in parts:
+            windows = part.windows
+            went_in = {"first": part.first, "counts": windows.counts, "inputs": windows.inputs, "u": windows.u}
+            for name, values in went_in.items():
+                if values is not None:
+                    arrays.setdefault(f"{name}.{part.session}", []).append(values.numpy(force=True))
+        write(self.path / FAILED, npz({name: np.concatenate(values) for name, values in arrays.items()}))
 
     def save_alignment(self, alignment: Alignment) -> None:
         """Write alignment.npz."""

@@ -1,6 +1,6 @@
 """Windows of S + R bins, drawn from recordings' segments: at random offsets to train on, as tiles to score.
 
-Several sessions share a model; a batch is of one of them, since their neurons are others.
+Several sessions share a model, and a batch: its windows are of any of them, sorted by session, since neurons differ.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,11 @@ from rtdsae.train.sessions import vocabulary
 
 __all__ = [
     "Batch",
+    "Part",
     "SessionWindows",
     "Tensors",
     "Windows",
+    "by_session",
     "draw_batches",
     "entries_apart",
     "epoch_seed",
@@ -33,7 +35,7 @@ CV_SEED = 11  # the entries that `objective.cv_mask` keeps apart are the same in
 
 
 class Batch(NamedTuple):
-    """A batch of windows.
+    """Windows of one session.
 
     Attributes:
         counts: (B, T, n_neurons), all neurons.
@@ -46,6 +48,24 @@ class Batch(NamedTuple):
     inputs: Tensor
     u: Tensor | None
     apart: Tensor | None
+
+
+class Part(NamedTuple):
+    """What a training batch has of one session.
+
+    Attributes:
+        session: which of the model's sessions it is.
+        first: (B,) the first bins of its windows.
+        windows: these.
+        context: what is known of them.
+        heldin: (n_neurons,) bool, the neurons that the encoders see.
+    """
+
+    session: int
+    first: Tensor
+    windows: Batch
+    context: Context
+    heldin: Tensor
 
 
 class Tensors:
@@ -199,12 +219,17 @@ class SessionWindows:
             else None
         )
 
-    def context(self, first: Tensor, device: torch.device) -> Context:
+    def context(self, first: Tensor, device: torch.device | str = "cpu") -> Context:
         """What is known of the training windows that begin at `first`, (B,)."""
         segment = self.train.segment_of(first)
         label = None if self.labels is None else self.labels[segment].to(device)
         windows = self.train.per_segment()[segment].float()
         return Context(label, (self.first_sequence + segment).to(device), windows.to(device))
+
+    def part(self, first: Tensor, device: torch.device | str = "cpu") -> Part:
+        """What a batch has of this session: the training windows that begin at `first`, (B,)."""
+        heldin = self.tensors.heldin.to(device)
+        return Part(self.index, first, self.training_batch(first, device), self.context(first, device), heldin)
 
     def training_batch(self, first: Tensor, device: torch.device | str = "cpu") -> Batch:
         """The training windows that begin at `first`, (B,): as they were recorded, or spikes of a teacher's rates."""
@@ -242,17 +267,23 @@ def epoch_seed(fit: Fit, epoch: int) -> int:
     return fit.seed * 1_000_003 + epoch
 
 
-def draw_batches(sessions: list[SessionWindows], fit: Fit, epoch: int) -> list[tuple[int, Tensor]]:
-    """One epoch's batches: (session, first bins of its windows), the sessions' batches in random order.
+def draw_batches(sessions: list[SessionWindows], fit: Fit, epoch: int) -> list[Tensor]:
+    """One epoch's batches: which of the sessions, and the first bin, of each window, (B, 2), in random order.
 
     A last batch of fewer windows than shards is left out.
     """
     generator = torch.Generator().manual_seed(epoch_seed(fit, epoch))
-    drawn = [session.train.draw(generator).split(fit.batch_size) for session in sessions]
-    batches = [(i, first) for i, firsts in enumerate(drawn) for first in firsts if len(first) >= fit.shards]
-    if not batches:
-        most = max(len(firsts) for per_session in drawn for firsts in per_session)
-        raise TrainingError(f"fit.shards={fit.shards}, but an epoch has {most} windows: set fit.shards to that or less")
-    if len(sessions) == 1:
-        return batches
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+    firsts = [session.train.draw(generator) for session in sessions]
+    drawn = torch.cat([torch.stack([torch.full_like(first, i), first], 1) for i, first in enumerate(firsts)])
+    if len(sessions) > 1:
+        drawn = drawn[torch.randperm(len(drawn), generator=generator)]
+    if len(drawn) < fit.shards:
+        raise TrainingError(
+            f"fit.shards={fit.shards}, but an epoch has {len(drawn)} windows: set fit.shards to that or less"
+        )
+    return [batch for batch in drawn.split(fit.batch_size) if len(batch) >= fit.shards]
+
+
+def by_session(drawn: Tensor) -> list[tuple[int, Tensor]]:
+    """Windows as `draw_batches` has them, (B, 2): each session of theirs, and the first bins of its windows."""
+    return [(i, drawn[drawn[:, 0] == i, 1]) for i in drawn[:, 0].unique().tolist()]

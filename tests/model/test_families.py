@@ -150,15 +150,15 @@ def with_gaps(x: Tensor) -> Tensor:
     return seen(x, (0, S, S + 2), (1, S + 3, S + 6))
 
 
-def explain(family, x, observed=None, u=None, sample=False, context=None) -> Explained:
+def explain(family, x, observed=None, u=None, sample=False) -> Explained:
     observed = seen(x) if observed is None else observed
-    return family(family.readin.normalise(x), observed, u, sample, context)
+    return family(family.readin.normalise(x), observed, u, sample)
 
 
-def loss_of(family: Family, explained: Explained, counts: Tensor, observed: Tensor) -> Tensor:
+def loss_of(family: Family, explained: Explained, counts: Tensor, observed: Tensor, context=CONTEXT) -> Tensor:
     """The evidence lower bound's negative, all terms."""
     nll = family.session.reconstruction.nll(explained.values, counts) * observed
-    return nll.sum() + sum(value.sum() for value in explained.kl.values())
+    return nll.sum() + sum(value.sum() for value in family.kls(explained.inferred, observed, context).values())
 
 
 def parts_of(explained: Explained) -> dict[str, Tensor]:
@@ -178,7 +178,7 @@ def parts_of(explained: Explained) -> dict[str, Tensor]:
 def test_shapes(case):
     family, x = case.make(), window()
     n_values = family.session.reconstruction.n_values
-    explained = explain(family, x, u=case.u(), sample=True, context=CONTEXT)
+    explained = explain(family, x, u=case.u(), sample=True)
     assert explained.values.shape == (B, R, n_values, C + HELD)
     sizes = {name: tuple(value.shape) for name, value in explained.outputs._asdict().items()}
     want = {"factors": 4, "z": 3, "f": 4, "rates": C + HELD, "behaviour": K}
@@ -188,9 +188,9 @@ def test_shapes(case):
     assert inferred.q_z.mean.shape == inferred.p_z.mean.shape == inferred.p_z.logvar.shape == (B, R, 3)
     assert inferred.q_f.mean.shape == inferred.f_sample.shape == (B, n, 4)
     assert inferred.f_count.shape == (B, n)
-    assert {name: tuple(value.shape) for name, value in explained.kl.items()} == {"f": (B,), "z": (B,)}
-    assert all((value > 0).all() for value in explained.kl.values())
-    assert explain(family, x, u=case.u()).kl == {}
+    kls = family.kls(inferred, torch.ones(B, R, 1), CONTEXT)
+    assert {name: tuple(value.shape) for name, value in kls.items()} == {"f": (B,), "z": (B,)}
+    assert all((value > 0).all() for value in kls.values())
     state = family.anchor(x[:, :S])
     assert state.shape == (B, sum(family.state_sizes.values()))
     after, outputs = family.step(state, x[:, S], torch.ones(B, 1), None if case.u() is None else case.u()[:, S])
@@ -208,8 +208,8 @@ def test_gradient_reaches_every_parameter(case):
     observed = seen(x, (0, S + 4, S + 6), (1, S + 4, S + 6))
     counts = torch.poisson(torch.full((n, R, C + HELD), 1.0))
     context = Context(*(part.repeat(10) for part in CONTEXT))
-    explained = explain(family, x, observed, case.u(n), sample=True, context=context)
-    loss_of(family, explained, counts, observed[:, S:]).backward()
+    explained = explain(family, x, observed, case.u(n), sample=True)
+    loss_of(family, explained, counts, observed[:, S:], context).backward()
     still = [name for name, p in family.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert still == []
     assert all(torch.isfinite(p.grad).all() for p in family.parameters() if p.requires_grad)
@@ -418,7 +418,7 @@ def test_the_acausal_reference_sees_the_future_and_every_bin(case):
 def test_the_acausal_reference_learns(case):
     family, x = case.make(causal=False).train(), window()
     observed = seen(x, (1, S + 3, S + 6))
-    explained = explain(family, x, observed, sample=True, context=CONTEXT)
+    explained = explain(family, x, observed, sample=True)
     counts = torch.poisson(torch.full((B, T, C + HELD), 1.0))
     loss_of(family, explained, counts, observed).backward()
     still = [name for name, p in family.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
@@ -526,8 +526,8 @@ def test_samples_are_of_the_posteriors_and_in_a_gap_of_the_prior(case):
 def test_the_kls_are_torchs_of_every_bin_and_every_inference_that_counts(case):
     family, x = case.make(), window()
     observed = with_gaps(x)
-    explained = explain(family, x, observed, case.u(), sample=True, context=CONTEXT)
-    inferred = explained.inferred
+    inferred = explain(family, x, observed, case.u(), sample=True).inferred
+    kls = family.kls(inferred, observed[:, S:], CONTEXT)
 
     def torchs(g):
         scale = torch.diag_embed(g.logvar.div(2).exp())
@@ -541,13 +541,13 @@ def test_the_kls_are_torchs_of_every_bin_and_every_inference_that_counts(case):
     if isinstance(family.f_prior, priors.SequenceGaussian):
         mean = family.f_prior.mean[CONTEXT.sequence]
         penalty = -Normal(0.0, 1.0).log_prob(mean).sum(1) / CONTEXT.windows
-    torch.testing.assert_close(explained.kl["f"], counted.sum(1) + penalty)
+    torch.testing.assert_close(kls["f"], counted.sum(1) + penalty)
     first = inferred.p_z.logvar[:, :1]
     if isinstance(family.z_prior, priors.AR1Prior):  # starts from its stationary distribution
         first = first - (1 - torch.exp(-2 / family.z_prior.log_tau.exp())).log()
     p = inferred.p_z._replace(logvar=torch.cat([first, inferred.p_z.logvar[:, 1:]], 1))
     by_bin = kl_divergence(torchs(inferred.q_z), torchs(p)) * observed[:, S:, 0]
-    torch.testing.assert_close(explained.kl["z"], by_bin.sum(1))
+    torch.testing.assert_close(kls["z"], by_bin.sum(1))
 
 
 # ---------------------------------------------------------------------------------------------------------------- gaps
@@ -558,14 +558,15 @@ def test_what_stands_in_an_unobserved_bin_is_never_read(case):
     family, x, u = case.make(), window(), case.u()
     observed = with_gaps(x)
     streamed = stream(family, x, observed, u)
-    explained = explain(family, x, observed, u, context=CONTEXT)
-    offline = parts_of(explained) | explained.kl
+    explained = explain(family, x, observed, u)
+    offline = parts_of(explained) | family.kls(explained.inferred, observed[:, S:], CONTEXT)
     filled = torch.where(observed > 0, x, torch.tensor([99, math.inf, math.nan, -99, -math.inf, 0, 7]))
     assert all(torch.equal(a, b) for a, b in zip(streamed, stream(family, filled, observed, u), strict=True))
-    explained = explain(family, filled, observed, u, context=CONTEXT)
-    other = parts_of(explained) | explained.kl
+    explained = explain(family, filled, observed, u)
+    kls = family.kls(explained.inferred, observed[:, S:], CONTEXT)
+    other = parts_of(explained) | kls
     assert all(torch.equal(offline[name], other[name]) for name in offline)
-    (explained.values.sum() + sum(value.sum() for value in explained.kl.values())).backward()
+    (explained.values.sum() + sum(value.sum() for value in kls.values())).backward()
     assert all(torch.isfinite(p.grad).all() for p in family.parameters() if p.grad is not None)
 
 
@@ -678,7 +679,7 @@ def test_sessions_have_their_own_neurons_and_share_everything_else(case):
 def test_a_batch_of_one_session_leaves_the_others_alone(case):
     family = case.make(TWO, readin_dim=3).train().use(1)
     x = window()[..., :5]
-    explained = explain(family, x, sample=True, context=CONTEXT)
+    explained = explain(family, x, sample=True)
     loss_of(family, explained, torch.ones(B, R, 6), torch.ones(B, R, 1)).backward()
     assert all(p.grad is None for p in family.sessions[0].parameters())
     assert all(p.grad.any() for p in family.sessions[1].parameters())

@@ -12,7 +12,7 @@ from rtdsae.model.masking import Dropout, coordinated_dropout, random_gaps
 from rtdsae.model.priors import Context
 from rtdsae.train.config import Objective
 from rtdsae.train.objective import Loss, Schedule
-from rtdsae.train.windows import Batch
+from rtdsae.train.windows import Batch, Part
 
 S, R, C, HELD, B = 4, 10, 6, 2, 32
 FAMILIES = {
@@ -46,7 +46,7 @@ def test_dropout_keeps_the_mean_and_is_for_training_alone():
 
 
 @pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
-def test_gradient_exactly_where_the_input_was_dropped(config):
+def test_gradient_exactly_where_the_input_was_dropped(monkeypatch, config):
     """The split's mask is aligned: each scored entry is one that the encoders did not see, and the reverse."""
     torch.manual_seed(0)
     family = make_family(config, Dims((Neurons("one", C, C + HELD),), 0, 0, 0, B, 0.02, S, R))
@@ -55,15 +55,20 @@ def test_gradient_exactly_where_the_input_was_dropped(config):
     heldin = torch.tensor([True] * C + [False] * HELD)
     seen = {}
 
-    def watch(_, inputs, explained):
-        explained.values.retain_grad()
-        seen.update(x=inputs[0], observed=inputs[1], values=explained.values)
+    def understand(x, observed, *rest):
+        seen.update(x=x, observed=observed)
+        return type(family).understand(family, x, observed, *rest)
+
+    def watch(_, factors, values):
+        values.retain_grad()
+        seen["values"] = values
 
     objective = Objective(coordinated_dropout=0.4, gap_rate=0.5, gap_bins=3)
     batch = Batch(counts, counts[..., heldin], None, None)
     context = Context(None, torch.arange(B), torch.ones(B))
-    family.register_forward_hook(watch)
-    terms, _ = Loss(family, objective)(batch, context, heldin, Schedule(0, 0.0, B))
+    monkeypatch.setattr(family, "understand", understand)
+    family.session.readout.register_forward_hook(watch)
+    terms, _ = Loss(family, objective)([Part(0, torch.arange(B), batch, context, heldin)], Schedule(0, 0.0, B))
     terms["loss"].backward()
     hidden = seen["x"][:, family.start :] == 0
     gradient = seen["values"].grad[:, :, 0] != 0

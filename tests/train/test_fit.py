@@ -100,9 +100,9 @@ def losses_of(monkeypatch, nth, change):
     taken = []
 
     class Changed(Loss):
-        def forward(self, batch, *rest):
-            taken.append(batch)
-            terms, f = super().forward(batch, *rest)
+        def forward(self, parts, *rest):
+            taken.append(parts)
+            terms, f = super().forward(parts, *rest)
             weight = self.family.gen.cell.weight_h.flatten()[0]
             return (change(terms, weight) if len(taken) == nth else terms), f
 
@@ -166,11 +166,10 @@ def test_a_loss_that_is_not_finite_stops_with_what_to_lower(tmp_path):
         fit(tmp_path / "run", c)
     assert Run.open(tmp_path / "run").info["state"] == "failed"
     failed = Run.open(tmp_path / "run").load_arrays("failed.npz")
-    assert failed.keys() == {"session", "first", "counts", "inputs"}
+    assert failed.keys() == {"first.0", "counts.0", "inputs.0"}
     data = prepare(recording(), c)
-    np.testing.assert_array_equal(failed["counts"], np.stack([data.counts[a : a + 20] for a in failed["first"]]))
-    np.testing.assert_array_equal(failed["inputs"], failed["counts"][..., data.heldin])
-    assert failed["session"] == 0
+    np.testing.assert_array_equal(failed["counts.0"], np.stack([data.counts[a : a + 20] for a in failed["first.0"]]))
+    np.testing.assert_array_equal(failed["inputs.0"], failed["counts.0"][..., data.heldin])
 
 
 @pytest.mark.parametrize(("shards", "nth"), [(1, 2), (3, 5)])  # the second batch: its only shard, its second of three
@@ -185,11 +184,11 @@ def test_the_batch_that_failed_is_kept_as_it_went_in(tmp_path, monkeypatch, made
     with pytest.raises(TrainingError, match="loss is not finite in epoch 0"):
         fit(tmp_path / "run", c)
     failed = Run.open(tmp_path / "run").load_arrays("failed.npz")
-    assert len(failed["first"]) == len(failed["counts"]) == 8
+    assert len(failed["first.0"]) == len(failed["counts.0"]) == 8
     went_in = taken[shards:]  # without the shard that was not taken any more
     for name in ("counts", "inputs"):
-        seen = np.concatenate([getattr(batch, name).numpy() for batch in went_in])
-        np.testing.assert_array_equal(failed[name][: len(seen)], seen)
+        seen = np.concatenate([getattr(part.windows, name).numpy() for (part,) in went_in])
+        np.testing.assert_array_equal(failed[f"{name}.0"][: len(seen)], seen)
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(tmp_path, monkeypatch):
@@ -203,7 +202,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights(tmp_pa
         fit(tmp_path / "run")
     assert len(taken) == 3
     failed = Run.open(tmp_path / "run").load_arrays("failed.npz")
-    np.testing.assert_array_equal(failed["counts"], taken[2].counts.numpy())
+    np.testing.assert_array_equal(failed["counts.0"], taken[2][0].windows.counts.numpy())
 
 
 @pytest.mark.parametrize(

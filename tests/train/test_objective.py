@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from unittest import mock
 
 import msgspec
 import numpy as np
@@ -19,7 +20,7 @@ from rtdsae.train.config import AnnealedVAE, BetaTCVAE, BetaVAE, FactorVAE, Obje
 from rtdsae.train.factor_vae import Adversary
 from rtdsae.train.objective import VALID_MASK, VALID_SEED, Loss, Schedule, valid_scores
 from rtdsae.train.total_correlation import decompose
-from rtdsae.train.windows import Batch, SessionWindows, Tensors
+from rtdsae.train.windows import Batch, Part, SessionWindows, Tensors
 
 S, R, C, HELD, B, N = 4, 9, 5, 2, 6, 40
 HELDIN = torch.tensor([True, True, False, True, True, False, True])
@@ -61,19 +62,29 @@ def new_adversary(family):
     return Adversary(family.f_dim, 8, 1e-3, torch.device("cpu"))
 
 
+def part_of(batch, session=0, heldin=HELDIN):
+    return Part(session, torch.arange(B), batch, CONTEXT, heldin)
+
+
 def terms_of(family, objective, schedule=None, batch=None, adversary=None, seed=3):
     """The loss's terms, the samples of f, and what went into the model and came out."""
     seen = {}
 
-    def watch(_, inputs, explained):
-        seen.update(x=inputs[0], observed=inputs[1], explained=explained)
-        explained.values.retain_grad()
+    def understand(x, observed, *rest):
+        seen.update(x=x, observed=observed, inferred=type(family).understand(family, x, observed, *rest))
+        return seen["inferred"]
+
+    def watch(_, factors, values):
+        seen["values"] = values
+        values.retain_grad()
 
     torch.manual_seed(seed)
     schedule = schedule or Schedule(2, 0.6, N)
-    watching = family.register_forward_hook(watch)
-    terms, f = Loss(family, objective)(batch or new_batch(), CONTEXT, HELDIN, schedule, adversary)
+    watching = family.session.readout.register_forward_hook(watch)
+    with mock.patch.object(family, "understand", understand):
+        terms, f = Loss(family, objective)([part_of(batch or new_batch())], schedule, adversary)
     watching.remove()
+    seen["kl"] = family.kls(seen["inferred"], seen["observed"][:, family.start :], CONTEXT)
     return terms, f, seen
 
 
@@ -85,7 +96,8 @@ def test_a_batch_in_which_nothing_was_hidden_teaches_nothing_but_is_no_failure()
     family = make_family(FAMILIES["lfads"], Dims((Neurons("one", C, C),), 0, 0, 3, 4, 0.02, S, R))
     counts = new_batch().inputs
     batch, objective = Batch(counts, counts, None, None), Objective(coordinated_dropout=1e-9, gap_rate=0.0)
-    terms, _ = Loss(family, objective)(batch, CONTEXT, torch.ones(C, dtype=torch.bool), Schedule(2, 0.6, N))
+    part = part_of(batch, heldin=torch.ones(C, dtype=torch.bool))
+    terms, _ = Loss(family, objective)([part], Schedule(2, 0.6, N))
     assert terms["nll"] == 0
     assert torch.isfinite(terms["loss"])
 
@@ -105,7 +117,7 @@ def test_the_loss_is_the_sum_of_its_terms(name, f_objective):
     assert f.shape == (B, family.f_dim)
 
     t = {key: value.item() for key, value in terms.items()}
-    inferred, prior = seen["explained"].inferred, family.f_prior(CONTEXT)
+    inferred, prior = seen["inferred"], family.f_prior(CONTEXT)
     first = kl_divergence(
         Normal(inferred.q_f.mean[:, 0], (0.5 * inferred.q_f.logvar[:, 0]).exp()),
         Normal(prior.mean, (0.5 * prior.logvar).exp()),
@@ -152,11 +164,10 @@ def test_kls_are_the_models_own_and_their_parts_are_estimated_as_asked(name, f_o
     """By the objective's estimator, else by the unbiased one, N being the windows of an epoch."""
     family = new_family(name)
     terms, f, seen = terms_of(family, Objective(f_objective=f_objective), adversary=new_adversary(family))
-    explained = seen["explained"]
     for latent in ("f", "z"):
-        assert terms[f"kl_{latent}"].item() == pytest.approx(explained.kl[latent].mean().item() / SCALE)
-    assert torch.equal(f, explained.inferred.f_sample[:, 0])
-    q = explained.inferred.q_f.map(lambda part: part[:, 0])
+        assert terms[f"kl_{latent}"].item() == pytest.approx(seen["kl"][latent].mean().item() / SCALE)
+    assert torch.equal(f, seen["inferred"].f_sample[:, 0])
+    q = seen["inferred"].q_f.map(lambda part: part[:, 0])
     parts = decompose(q, f, family.f_prior(CONTEXT), N, getattr(f_objective, "estimator", "stratified"))
     for part, value in parts._asdict().items():
         assert terms[f"f_{part}"].item() == pytest.approx(value.item() / SCALE, rel=1e-5)
@@ -171,7 +182,7 @@ def test_nll_is_the_mean_over_bins_and_neurons(reconstruction, n, causal):
     """With nothing hidden everything is scored, held-out neurons too."""
     family = new_family("lfads", reconstruction=reconstruction, causal=causal)
     terms, _, seen = terms_of(family, Objective(coordinated_dropout=0.0, gap_rate=0.0))
-    values = seen["explained"].values.detach()
+    values = seen["values"].detach()
     assert values.shape == (B, R if causal else S + R, n, C + HELD)
     counts = new_batch().counts[:, family.start :]
     nll = family.session.reconstruction.nll(values, counts)
@@ -187,7 +198,7 @@ def test_the_discriminative_term_is_the_cross_entropy_of_the_sequence(name):
     family = new_family(name, f_prior=Sequence(variance=0.25))
     terms, _, seen = terms_of(family, Objective(discriminative=0.4, kl_f_scale=0.0, kl_z_scale=0.0, l2_gen=0, l2_con=0))
     table = family.f_prior.mean.detach().numpy()
-    means = seen["explained"].inferred.q_f.mean[:, 0].detach().numpy()
+    means = seen["inferred"].q_f.mean[:, 0].detach().numpy()
     lost = []
     for mean, sequence in zip(means, CONTEXT.sequence.tolist(), strict=True):
         likelihoods = np.exp(-((mean - table) ** 2).sum(1) / (2 * 0.25))
@@ -213,6 +224,66 @@ def test_a_labelled_prior_is_learnt_from_its_labels(name):
         assert gradient.abs().sum(1).min() > 0  # all three labels are in the batch
 
 
+# ------------------------------------------------------------------------------------------------------------ sessions
+
+
+def two_parts():
+    """Windows of two sessions: four of the first, and two of the second, which has fewer neurons."""
+    parts = []
+    for i, (size, neurons) in enumerate([(4, C + HELD), (2, 5)]):
+        mean = torch.full((size, S + R, neurons), 1.0, dtype=torch.float64)
+        counts = torch.poisson(mean, generator=torch.Generator().manual_seed(i))
+        heldin = HELDIN if i == 0 else torch.tensor([True, True, True, False, True])
+        context = Context(torch.arange(size) % 3, torch.arange(size) % 4, torch.full((size,), 2.0))
+        windows = Batch(counts, counts[..., heldin], None, (counts > 1).double())
+        parts.append(Part(i, torch.arange(size), windows, context, heldin))
+    return parts
+
+
+def two_sessions(name):
+    torch.manual_seed(0)
+    model = msgspec.structs.replace(FAMILIES[name], readin_dim=3, dropout=0.0)
+    dims = Dims((Neurons("one", C, C + HELD), Neurons("two", 4, 5)), 0, 0, 3, 4, 0.02, S, R)
+    return make_family(model, dims).double()
+
+
+@each_family
+def test_a_batch_of_two_sessions_is_the_mean_over_its_windows(name, monkeypatch):
+    """Without noise: loss, terms and gradients are those of each session's windows alone, weighted by how many."""
+    family, parts = two_sessions(name), two_parts()
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    monkeypatch.setattr(torch, "randn", torch.zeros)
+    monkeypatch.setattr(torch.Tensor, "normal_", torch.Tensor.zero_)
+    o = Objective(coordinated_dropout=0.0, gap_rate=0.0, cv_mask=0.3, kl_f_scale=0.5, l2_gen=0.5)
+
+    def of(*some):
+        family.zero_grad()
+        terms, f = Loss(family, o)(list(some), Schedule(4, 0.6, N))
+        terms["loss"].backward()
+        return terms, f, {key: p.grad for key, p in family.named_parameters() if p.grad is not None}
+
+    (terms, f, gradients), first, second = of(*parts), of(parts[0]), of(parts[1])
+    for key in terms.keys() - {"f_mi", "f_tc", "f_dim_kl"}:  # those are of how the windows lie to one another
+        torch.testing.assert_close(terms[key], (4 * first[0][key] + 2 * second[0][key]) / 6, msg=key)
+    torch.testing.assert_close(f, torch.cat([first[1], second[1]]))
+    assert gradients.keys() == first[2].keys() | second[2].keys()
+    nothing = torch.zeros(1).double()
+    for key, gradient in gradients.items():
+        mean = (4 * first[2].get(key, nothing) + 2 * second[2].get(key, nothing)) / 6
+        torch.testing.assert_close(gradient, mean, msg=key)
+
+
+def test_a_capacity_is_of_the_whole_batch(monkeypatch):
+    """In nats a window, whatever its neurons; then by the windows' mean entries."""
+    family, parts = two_sessions("dsae_factorized"), two_parts()
+    kl = []
+    monkeypatch.setattr(family, "kls", lambda *seen: kl.append(type(family).kls(family, *seen)) or kl[0])
+    o = Objective(coordinated_dropout=0.0, f_objective=AnnealedVAE(gamma=0.7, capacity=0.3, epochs=8))
+    terms, _ = Loss(family, o)(parts, Schedule(8, 1.0, N))
+    share = (4 / (C + HELD) + 2 / 5) / 6 / R
+    assert terms["f_objective"].item() == pytest.approx(0.7 * abs(kl[0]["f"].mean().item() - 0.3) * share)
+
+
 # ----------------------------------------------------------------------------------------------------------- schedules
 
 
@@ -232,7 +303,7 @@ def test_capacity_grows_to_its_end_and_the_kl_is_drawn_to_it_from_both_sides(epo
     family = new_family("dsae_factorized")
     o = Objective(f_objective=AnnealedVAE(gamma=0.7, capacity=0.8, epochs=8), kl_f_scale=123.0)
     terms, _, seen = terms_of(family, o, Schedule(epoch, 1.0, N))
-    kl = seen["explained"].kl["f"].mean().item()
+    kl = seen["kl"]["f"].mean().item()
     assert 0.2 < kl < 0.8  # so C passes it on its way
     assert terms["f_objective"].item() == pytest.approx(0.7 * abs(kl - capacity) / SCALE, rel=1e-5)
     of_term, of_kl = (
@@ -257,11 +328,11 @@ def test_entries_apart_are_hidden_from_the_encoders_and_scored_alone(name):
     terms, f, seen = terms_of(family, objective, batch=batch)
     moved, f_moved, seen_moved = terms_of(family, objective, batch=Batch(other, other[..., HELDIN], None, apart))
     assert torch.equal(seen["x"], seen_moved["x"])
-    assert torch.equal(seen["explained"].values, seen_moved["explained"].values)
+    assert torch.equal(seen["values"], seen_moved["values"])
     assert torch.equal(f, f_moved)
     assert {key for key in terms if not torch.equal(terms[key], moved[key])} == {"nll_cv"}
 
-    values, counts = seen["explained"].values.detach()[:, :, 0], batch.counts[:, S:]
+    values, counts = seen["values"].detach()[:, :, 0], batch.counts[:, S:]
     nll, mask = -Poisson(values.exp()).log_prob(counts), apart[:, S:].bool()
     assert terms["nll_cv"].item() == pytest.approx(nll[mask].mean().item(), rel=1e-5)
     assert not terms["nll_cv"].requires_grad
@@ -275,7 +346,7 @@ def test_entries_apart_teach_nothing(name, dropout):
     objective = Objective(cv_mask=0.3, coordinated_dropout=dropout, gap_rate=0.5)
     terms, _, seen = terms_of(family, objective, Schedule(0, 0.0, N), new_batch(apart))
     terms["loss"].backward()
-    gradient, apart = seen["explained"].values.grad[:, :, 0] != 0, apart[:, S:].bool()
+    gradient, apart = seen["values"].grad[:, :, 0] != 0, apart[:, S:].bool()
     assert not gradient[apart].any()
     hidden = torch.ones_like(gradient)
     hidden[..., HELDIN] = seen["x"][:, S:] == 0

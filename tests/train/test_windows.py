@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rtdsae.errors import TrainingError
 from rtdsae.recordings import Recording
 from rtdsae.train.config import Fit
-from rtdsae.train.windows import SessionWindows, Tensors, Windows, draw_batches, entries_apart
+from rtdsae.train.windows import SessionWindows, Tensors, Windows, by_session, draw_batches, entries_apart
 
 CPU = torch.device("cpu")
 
@@ -55,7 +55,7 @@ def test_every_offset_that_fits_is_drawn_equally_often():
 
 def test_each_epoch_draws_its_windows_anew():
     session = SessionWindows(Tensors(recording([400, 60], splits=np.array(["train", "valid"]))), 20, 10, [])
-    epochs = [torch.cat([first for _, first in draw_batches([session], Fit(), epoch)]) for epoch in range(20)]
+    epochs = [torch.cat(draw_batches([session], Fit(), epoch))[:, 1] for epoch in range(20)]
     assert len({tuple(sorted(firsts.tolist())) for firsts in epochs}) == 20
     assert len(torch.cat(epochs).unique()) > 300  # of 381 offsets, in 20 epochs of 38 windows
 
@@ -125,24 +125,36 @@ def test_training_bins_are_the_training_segments_that_hold_a_window():
 
 
 @given(st.integers(1, 9), st.integers(0, 5))
-def test_an_epoch_has_every_window_of_every_session_once_in_batches_of_one_session(batch_size, epoch):
+def test_an_epoch_has_every_window_of_every_session_once(batch_size, epoch):
     sessions = two_sessions()
     batches = draw_batches(sessions, Fit(batch_size=batch_size), epoch)
+    assert {*map(len, batches[:-1])} <= {batch_size}
+    parts = [part for windows in batches for part in by_session(windows)]
     for i, session in enumerate(sessions):
-        drawn = [first for session_index, first in batches if session_index == i]
-        assert sorted(map(len, drawn))[1:] == [batch_size] * (len(drawn) - 1)  # but for one rest
-        segment = session.train.segment_of(torch.cat(drawn)).tolist()
+        segment = session.train.segment_of(torch.cat([first for each, first in parts if each == i])).tolist()
         assert [segment.count(k) for k in range(3)] == session.train.per_segment().tolist()
     again = draw_batches(sessions, Fit(batch_size=batch_size), epoch)
-    assert [(i, first.tolist()) for i, first in again] == [(i, first.tolist()) for i, first in batches]
+    assert [windows.tolist() for windows in again] == [windows.tolist() for windows in batches]
 
 
-def test_sessions_take_turns_at_random():
+def test_sessions_are_mixed_in_batches_at_random():
     sessions = two_sessions()
-    orders = {tuple(i for i, _ in draw_batches(sessions, Fit(batch_size=1), epoch)) for epoch in range(20)}
-    assert len(orders) > 10
+    mixes = {tuple(draw_batches(sessions, Fit(batch_size=4), epoch)[0][:, 0].tolist()) for epoch in range(20)}
+    assert len(mixes) > 5
+    assert sum(len(set(mix)) == 2 for mix in mixes) > len(mixes) / 2
     seeds = [draw_batches(sessions, Fit(batch_size=1, seed=seed), 0) for seed in (0, 1)]
-    assert [f.tolist() for _, f in seeds[0]] != [f.tolist() for _, f in seeds[1]]
+    assert [w.tolist() for w in seeds[0]] != [w.tolist() for w in seeds[1]]
+
+
+def test_the_windows_of_a_batch_are_sorted_by_session():
+    drawn = torch.tensor([[1, 30], [0, 5], [1, 2], [0, 9]])
+    assert [(i, first.tolist()) for i, first in by_session(drawn)] == [(0, [5, 9]), (1, [30, 2])]
+    session = two_sessions()[1]
+    part = session.part(torch.tensor([30, 2]))
+    assert (part.session, part.first.tolist()) == (session.index, [30, 2])
+    assert torch.equal(part.heldin, session.tensors.heldin)
+    assert torch.equal(part.context.sequence, session.context(part.first).sequence)
+    assert torch.equal(part.windows.counts, session.tensors.windows_at(part.first, session.train.bins).counts)
 
 
 # ------------------------------------------------------------------------------------------ entries that are kept apart
