@@ -36,6 +36,11 @@ def test_a_model_leaves_no_trace_for_onnx_runtimes_maker(tmp_path):
     assert not list(tmp_path.rglob("*"))
 
 
+def test_runs_are_compared_without_torch():
+    """Which takes seconds to load."""
+    assert loaded_by("import rtdsae.train.runs").isdisjoint({"torch", "lightning_fabric", "sklearn", "scipy", "numpy"})
+
+
 @pytest.mark.parametrize("module", ["rtdsae.client", "rtdsae.serve.daemon", "rtdsae.play", "rtdsae.recordings"])
 def test_the_live_side_never_imports_torch(module):
     assert loaded_by(f"import {module}").isdisjoint({"torch", "lightning_fabric", "sklearn", "matplotlib"})

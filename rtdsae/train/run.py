@@ -38,10 +38,11 @@ from rtdsae.model.family import Dims, Family
 from rtdsae.recordings import Recording
 from rtdsae.train.alignment import Alignment
 from rtdsae.train.config import TrainConfig, convert
+from rtdsae.train.saved import Saved, flatten
 from rtdsae.train.sessions import check_together, describe, dims_of, last_bins
 from rtdsae.train.windows import Part
 
-__all__ = ["FAILED", "Run", "flatten", "npz", "write"]
+__all__ = ["FAILED", "Run", "npz", "write"]
 
 FAILED = "failed.npz"
 
@@ -109,17 +110,8 @@ class Run:
         Raises:
             TrainingError: it is not one, or a file of it is damaged.
         """
-        try:
-            info = json.loads((path / "run.json").read_text())
-            tree = yaml.safe_load((path / "config.yaml").read_text())
-        except (FileNotFoundError, NotADirectoryError) as error:
-            what = f"it has no {Path(error.filename).name}" if path.is_dir() else "there is no such folder"
-            raise TrainingError(f"{path} is not a run: {what}; rtdsae train makes one") from None
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise TrainingError(f"{path} is damaged: {error}") from None
-        if not isinstance(tree, dict) or not isinstance(info, dict) or not {"dims", "sessions"} <= info.keys():
-            raise TrainingError(f"{path} is damaged: config.yaml and run.json do not hold what a run saves")
-        return cls(path, convert(tree, str(path / "config.yaml")), info)
+        saved = Saved.open(path)
+        return cls(path, convert(saved.config, str(path / "config.yaml")), saved.info)
 
     @classmethod
     def resume(
@@ -328,11 +320,6 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-
-
-def flatten(tree: dict[str, Any]) -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    return {f"{section}.{key}": value for section, values in tree.items() for key, value in values.items()}
 
 
 def npz(arrays: dict[str, np.ndarray]) -> bytes:

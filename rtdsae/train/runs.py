@@ -1,14 +1,15 @@
-"""Runs beside one another: how far they are, how they score, and in what their configurations differ."""
+"""Runs beside one another: how far they are, how they score, and in what their configurations differ.
+
+From what they have written in plain values alone, so that they are listed at once, and without torch.
+"""
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from rtdsae.errors import TrainingError
-from rtdsae.train.run import Run, flatten
+from rtdsae.train.saved import Saved, flatten
 
 __all__ = ["compare", "find", "table"]
 
@@ -17,7 +18,7 @@ NOT_COMPARED = ("data.path",)  # the data's hash is
 NONE = "-"
 
 
-def find(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+def find(paths: Sequence[Path]) -> tuple[list[Saved], list[str]]:
     """The runs at, or in, these folders, in the order of their names; and a line for each run that cannot be read.
 
     Raises:
@@ -31,7 +32,7 @@ def find(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
             if found.parent.match("ray/*/checkpoint_*"):  # of a search, whose trials are runs of their own
                 continue
             try:
-                runs[found.parent.resolve()] = Run.open(found.parent)
+                runs[found.parent.resolve()] = Saved.open(found.parent)
             except Exception as error:  # one damaged run does not hide the others
                 damaged.append(str(error))
     if not runs and not damaged:
@@ -39,7 +40,7 @@ def find(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
     return list(runs.values()), damaged
 
 
-def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def compare(runs: Sequence[Saved]) -> list[dict[str, Any]]:
     """A row for each run, the best selection score of each set of data first.
 
     Keys are `run`, `family`, `data` (a hash of all sessions), `state`, `epochs`, `best_epoch`, `score` (nats per bin
@@ -47,7 +48,7 @@ def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
     the settings in which runs that have them differ.
     """
     taught = [{"data.teacher": run.info.get("teacher", "")[:8]} for run in runs]  # by hash, wherever it is
-    configs = [flatten(msgspec.to_builtins(run.config)) | by for run, by in zip(runs, taught, strict=True)]
+    configs = [flatten(run.config) | by for run, by in zip(runs, taught, strict=True)]
     keys = sorted({key for config in configs for key in config} - set(NOT_COMPARED))
     differing = [key for key in keys if len({repr(config[key]) for config in configs if key in config}) > 1]
     rows = []
@@ -56,7 +57,7 @@ def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "run": str(run.path),
-                "family": config["model.family"],
+                "family": config.get("model.family"),
                 "data": data_hash(run)[:8],
                 "state": info["state"],
                 "epochs": info.get("epochs_done"),
@@ -70,9 +71,9 @@ def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["data"], row["score"] is None, row["score"] or 0.0))
 
 
-def data_hash(run: Run) -> str:
+def data_hash(run: Saved) -> str:
     """A recording's own hash, or of several one of theirs, in whatever order: the same for the same data."""
-    hashes = sorted(run.data_hashes)
+    hashes = sorted(session["data_hash"] for session in run.info["sessions"])
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
