@@ -152,7 +152,10 @@ class Evaluate(msgspec.Struct, frozen=True, kw_only=True):
         if other:
             check_against(run, other)
         found = evaluate(run, self.data, self.session)
-        report = write_report(run, found, self.data.stem if self.data else self.session or "", other)
+        name = self.session or ""
+        if self.data:  # its hash tells it from another file of that name, and from a session
+            name = f"{self.data.stem} {found[0].recording.hash[:8]}"
+        report = write_report(run, found, name, other)
         if not self.json:
             print("\n".join(scored.table() for scored in found))
         print(f"report: {report}")

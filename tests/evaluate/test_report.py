@@ -153,12 +153,24 @@ def test_every_panel_is_there_or_says_why_not(runs, name, explained):
 def test_what_is_shown_of_rates_depends_on_what_is_known(runs):
     save(recording(true_rates=None), runs / "no truth.h5")
     rtdsae("evaluate", runs / "trials <b>", "--data", runs / "no truth.h5")
-    other = page(runs / "trials <b>", "report-no-truth.html")
+    (written,) = (runs / "trials <b>").glob("report-no-truth-*.html")
+    other = page(runs / "trials <b>", written.name)
     titles = [page(runs / name).sections["rates"].split("\n")[1].strip() for name in ("trials <b>", "bare")]
     assert titles == ["Rates against the truth", "Rates and spikes"]
     assert "Rates against PSTHs, by condition" in other.sections["rates"]
     assert "nothing of it is left to fit on" in other.sections["scores"]
     assert "trials <b> · no truth" in other.sections[""]
+
+
+def test_files_of_one_name_do_not_share_a_report(runs, capsys):
+    whole = recording(**BARE)
+    for bins in (600, 900):
+        (runs / str(bins)).mkdir()
+        save(Recording(whole.counts[:bins], 0.02, channels=whole.channels), runs / str(bins) / "day.h5")
+        rtdsae("evaluate", runs / "bare", "--data", runs / str(bins) / "day.h5")
+    written = re.findall(r"report: (.*)", capsys.readouterr().out)
+    for path, bins in zip(written, (600, 900), strict=True):
+        assert f"<dd>{bins} of 20 ms" in Path(path).read_text()
 
 
 def test_more_columns_than_a_figure_has_rows_are_said_to_be_more(runs):
