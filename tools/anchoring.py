@@ -29,7 +29,6 @@ import real_recordings
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from sklearn.linear_model import Ridge
 
 from rtdsae import bundle
 from rtdsae.errors import RecordingError
@@ -42,6 +41,7 @@ from rtdsae.train.behaviour import ALPHAS
 from rtdsae.train.config import TrainConfig, load_config
 from rtdsae.train.export import export
 from rtdsae.train.fit import train
+from rtdsae.train.ridge import ridge
 from rtdsae.train.run import Run
 from rtdsae.train.sessions import prepare
 from rtdsae.wire import Flags
@@ -264,11 +264,9 @@ class Pursuit:
 
     def refitted(self, driver: Driver, way: Anchoring, streams: dict[Anchoring, Streamed]) -> dict[str, float]:
         """R² of velocity of each stream, by a ridge read-out that is fitted on the training part streamed this way."""
-        (x, y), (x_valid, y_valid) = (self.factors(driver, way, part) for part in ("train", "valid"))
-        mean, scale = x.mean(0), x.std(0) + 1e-6
-        fits = [Ridge(alpha=alpha).fit((x - mean) / scale, y) for alpha in ALPHAS]
-        best = max(fits, key=lambda fit: fit.score((x_valid - mean) / scale, y_valid))
-        decoded = {served: best.predict((s.factors - mean) / scale) for served, s in streams.items()}
+        train, valid = (self.factors(driver, way, part) for part in ("train", "valid"))
+        line = ridge([train], [valid], ALPHAS)
+        decoded = {served: line.predict(s.factors) for served, s in streams.items()}
         return {served: float(r2(self.velocity[self.scored], values).mean()) for served, values in decoded.items()}
 
     def factors(self, driver: Driver, way: Anchoring, part: str) -> tuple[Array, Array]:

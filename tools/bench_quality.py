@@ -48,15 +48,17 @@ from compare_families import ROOT, SETS
 from msgspec import structs
 
 from rtdsae.errors import RecordingError, RtdsaeError
-from rtdsae.evaluate import baselines, canvas
+from rtdsae.evaluate import canvas
 from rtdsae.evaluate.metrics import bits_per_spike, r2
 from rtdsae.evaluate.oracle import oracle_rates
+from rtdsae.evaluate.references import RIDGE_ALPHAS
 from rtdsae.recordings import Recording
 from rtdsae.train.behaviour import split_segments
 from rtdsae.train.choose import TAUGHT
 from rtdsae.train.config import TrainConfig, load_config
 from rtdsae.train.fit import Progress, train
 from rtdsae.train.latents import modelled_bins, segment_outputs
+from rtdsae.train.ridge import ridge
 from rtdsae.train.run import Run
 from rtdsae.train.sessions import prepare
 from rtdsae.train.windows import Tensors, Windows
@@ -198,7 +200,8 @@ def scores(data: Recording, config: TrainConfig, outputs: Outputs) -> Scores:
         found["r2_true_rates"] = float(np.nanmean(r2(data.true_rates[bins["test"]], test["rates"])))
     if data.behaviour is not None:
         y = {split: data.behaviour[some].astype(float) for split, some in bins.items()}
-        decode = baselines.ridge((outputs("train")["factors"], y["train"]), (outputs("valid")["factors"], y["valid"]))
+        train, valid = ((outputs(split)["factors"], y[split]) for split in ("train", "valid"))
+        decode = ridge([train], [valid], RIDGE_ALPHAS).predict
         found["r2_behaviour"] = float(np.mean(r2(y["test"], decode(test["factors"]))))
     return found
 

@@ -1,6 +1,6 @@
 """The simple models that a latent model is held against: arrays in, predictions or scores out.
 
-    lagged, ridge      behaviour from the last bins of spikes, by a straight line
+    lagged             the last bins of spikes, from which a ridge regression decodes behaviour
     shifted_scores     what a read-out scores where behaviour has nothing to do with what it is read from
     traces, glm        neurons from the recent spikes of others, by a Poisson regression
     smoothed           a neuron's rate from its own past spikes
@@ -9,7 +9,7 @@
 All of them are causal but the PSTH, which knows the condition.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,9 +19,8 @@ from scipy.signal import lfilter
 from rtdsae.evaluate.metrics import bits_per_spike, r2
 from rtdsae.recordings.segments import lengths_of
 
-__all__ = ["Line", "best_line", "best_of", "glm", "lagged", "psth", "ridge", "shifted_scores", "smoothed", "traces"]
+__all__ = ["Line", "best_line", "best_of", "glm", "lagged", "psth", "shifted_scores", "smoothed", "traces"]
 
-ALPHAS = np.logspace(-1, 6, 15)  # of ridge regressions, on standardised columns
 SHIFTED_ALPHA = 1.0  # of one whose behaviour was shifted
 PENALTIES = (1e-4, 1e-3, 1e-2)  # of the Poisson regression, on standardised columns, per entry
 STEPS = 25  # of Newton
@@ -48,29 +47,6 @@ def lagged(counts: np.ndarray, segments: np.ndarray, lags: int, skip: int) -> np
         padded = np.concatenate([np.zeros((lags - 1, counts.shape[1]), np.float32), counts[a:b].astype(np.float32)])
         parts.append(np.concatenate([padded[lags - 1 - k + skip : lags - 1 - k + b - a] for k in range(lags)], 1))
     return np.concatenate(parts)
-
-
-def ridge(
-    fit: tuple[np.ndarray, np.ndarray], choose: tuple[np.ndarray, np.ndarray]
-) -> Callable[[np.ndarray], np.ndarray]:
-    """A ridge regression whose penalty other data choose.
-
-    Args:
-        fit: columns `(n, D)` and targets `(n, K)` that it is fitted on.
-        choose: the same of other bins; the penalty with the best mean R2 there is taken.
-
-    Returns:
-        What it predicts, `(m, K)`, from columns `(m, D)`.
-    """
-    mean, scale, offset = *standards(fit[0]), fit[1].mean(0)
-    z = ((fit[0] - mean) / scale).astype(np.float32)
-    values, axes = np.linalg.eigh((z.T @ z).astype(float))
-    along = axes.T @ (z.T @ (fit[1] - offset))
-    weights = [axes @ (along / (np.maximum(values, 0) + alpha)[:, None]) for alpha in ALPHAS]
-    trial = (choose[0] - mean) / scale
-    scores = [float(np.nanmean(r2(choose[1], trial @ w + offset))) for w in weights]
-    best = weights[int(np.argmax(scores))]
-    return lambda x: (x - mean) / scale @ best + offset
 
 
 def shifted_scores(fit: tuple[np.ndarray, np.ndarray], x: np.ndarray, y: np.ndarray, shifts: int) -> np.ndarray:

@@ -1,22 +1,20 @@
 """The linear read-out from factors to behaviour: ridge regression on streamed factors."""
 
-from collections.abc import Iterator, Sequence
-from functools import reduce
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from sklearn.metrics import r2_score
 
 from rtdsae.model.family import Family
 from rtdsae.recordings import Recording
 from rtdsae.recordings.segments import lengths_of
 from rtdsae.train.latents import modelled_bins, segment_outputs
+from rtdsae.train.ridge import Pair, ridge
 from rtdsae.train.windows import Tensors
 
-__all__ = ["factors_and_behaviour", "fit_behaviour", "mean_r2"]
+__all__ = ["factors_and_behaviour", "fit_behaviour"]
 
 ALPHAS = np.logspace(-2, 5, 15)  # on standardised factors
-PIECE = 1 << 15  # bins that are float64 at a time
 
 
 def fit_behaviour(family: Family, sessions: Sequence[Tensors], min_bins: int) -> dict[str, float]:
@@ -32,46 +30,19 @@ def fit_behaviour(family: Family, sessions: Sequence[Tensors], min_bins: int) ->
     """
     assert family.behaviour is not None
     train, valid = (of_sessions(family, sessions, split, min_bins) for split in ("train", "valid"))
-    n, k = sum(len(x) for x, _ in train), train[0][0].shape[1]
-    mean = reduce(np.add, (rows.sum(0) for rows in pieces(train))) / n
-    products = reduce(np.add, ((rows - mean).T @ (rows - mean) for rows in pieces(train)))
-    scale = np.sqrt(products.diagonal()[:k] / n) + 1e-6
-    gram, cross = products[:k, :k] / np.outer(scale, scale), products[:k, k:] / scale[:, None]
-    weights = [np.linalg.solve(gram + alpha * np.eye(k), cross).T / scale for alpha in ALPHAS]
-    biases = [mean[k:] - weight @ mean[:k] for weight in weights]
-    actual = np.concatenate([y for _, y in valid])
-    scores = [
-        mean_r2(actual, np.concatenate([rows[:, :k] @ weight.T + bias for rows in pieces(valid)]))
-        for weight, bias in zip(weights, biases, strict=True)
-    ]
-    best = int(np.argmax(scores))
+    fitted = ridge(train, valid, ALPHAS)
     with torch.no_grad():
-        family.behaviour.weight.copy_(torch.from_numpy(weights[best]))
-        family.behaviour.bias.copy_(torch.from_numpy(biases[best]))
-    return {"alpha": float(ALPHAS[best]), "r2_valid": scores[best]}
+        family.behaviour.weight.copy_(torch.from_numpy(fitted.weight))
+        family.behaviour.bias.copy_(torch.from_numpy(fitted.bias))
+    return {"alpha": fitted.alpha, "r2_valid": fitted.score}
 
 
-def mean_r2(actual: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean R² of the columns that vary; 0 where none does."""
-    varies = np.ptp(actual, axis=0) > 0
-    return float(r2_score(actual[:, varies], predicted[:, varies])) if varies.any() else 0.0
-
-
-def of_sessions(
-    family: Family, sessions: Sequence[Tensors], split: str, min_bins: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def of_sessions(family: Family, sessions: Sequence[Tensors], split: str, min_bins: int) -> list[Pair]:
     """`factors_and_behaviour` of each session."""
     return [factors_and_behaviour(family.use(i), tensors, split, min_bins) for i, tensors in enumerate(sessions)]
 
 
-def pieces(pairs: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
-    """Factors and, beside them, behaviour, (bins, F + K), in float64: some bins at a time, for there may be hours."""
-    for pair in pairs:
-        for first in range(0, len(pair[0]), PIECE):
-            yield np.hstack([values[first : first + PIECE] for values in pair], dtype=np.float64)
-
-
-def factors_and_behaviour(family: Family, tensors: Tensors, split: str, min_bins: int) -> tuple[np.ndarray, np.ndarray]:
+def factors_and_behaviour(family: Family, tensors: Tensors, split: str, min_bins: int) -> Pair:
     """Factors, float32, and behaviour, float64, of a split's modelled bins, (bins, F) and (bins, K); session in use."""
     recording = tensors.recording
     assert recording.behaviour is not None

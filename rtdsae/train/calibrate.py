@@ -25,12 +25,13 @@ from rtdsae.model.priors import Normal
 from rtdsae.recordings import Recording
 from rtdsae.train.alignment import Alignment, align_session
 from rtdsae.train.average import Averaged
-from rtdsae.train.behaviour import factors_and_behaviour, mean_r2
+from rtdsae.train.behaviour import factors_and_behaviour
 from rtdsae.train.config import TrainConfig
 from rtdsae.train.export import CHECKED_BINS, session_files, session_of, weights
 from rtdsae.train.fit import Progress, Standing, Training, run_epochs
 from rtdsae.train.objective import Loss, selecting, valid_scores
 from rtdsae.train.processes import make_fabric
+from rtdsae.train.ridge import mean_r2
 from rtdsae.train.run import npz
 from rtdsae.train.sessions import describe, last_bins, session_name, vocabulary
 from rtdsae.train.windows import SessionWindows, Tensors
