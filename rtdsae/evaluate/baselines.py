@@ -9,7 +9,7 @@
 All of them are causal but the PSTH, which knows the condition.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ SHIFTED_ALPHA = 1.0  # of one whose behaviour was shifted
 PENALTIES = (1e-4, 1e-3, 1e-2)  # of the Poisson regression, on standardised columns, per entry
 STEPS = 25  # of Newton
 MAX_LOG_RATE = 5.0  # in spikes a bin
+PIECE = 4096  # bins that fade at a time
 LEAST_SHIFT = 10  # a shift is at least one part in so many of the series
 
 
@@ -75,8 +76,10 @@ def shifted_scores(fit: tuple[np.ndarray, np.ndarray], x: np.ndarray, y: np.ndar
     return np.array([np.nanmean(r2(y, p)) for p in predicted])
 
 
-def traces(counts: np.ndarray, segments: np.ndarray, tau: float, skip: int) -> np.ndarray:
+def traces(counts: np.ndarray, segments: np.ndarray, tau: float, skip: int) -> Iterator[np.ndarray]:
     """Exponentially fading spike counts, Σ_k exp(-k / tau) n_{t-k}, of each segment's bins after its first `skip`.
+
+    One after another in pieces, since a segment may be hours long.
 
     Args:
         counts: `(T, C)`.
@@ -84,37 +87,42 @@ def traces(counts: np.ndarray, segments: np.ndarray, tau: float, skip: int) -> n
         tau: in bins.
         skip: S.
 
-    Returns:
+    Yields:
         `(bins, C)` float32.
     """
-    kept = [lfilter([1], [1, -np.exp(-1 / tau)], counts[a:b].astype(float), axis=0)[skip:] for a, b in segments]
-    return np.concatenate(kept).astype(np.float32)
+    keep = np.exp(-1 / tau)
+    for a, b in segments.tolist():
+        faded = np.zeros((1, counts.shape[1]))
+        for first in range(a, b, PIECE):
+            some = counts[first : min(first + PIECE, b)].astype(float)
+            values, faded = lfilter([1], [1, -keep], some, axis=0, zi=faded)
+            yield values[max(0, a + skip - first) :].astype(np.float32)
 
 
 def glm(
-    fit: tuple[np.ndarray, np.ndarray], choose: tuple[np.ndarray, np.ndarray], x: np.ndarray
-) -> tuple[np.ndarray, float]:
+    fit: tuple[np.ndarray, np.ndarray], choose: tuple[np.ndarray, np.ndarray]
+) -> tuple[Callable[[np.ndarray], np.ndarray], float]:
     """Rates by Poisson regression, log rate = W x + b, whose L2 penalty other data choose.
 
     Args:
         fit: columns `(n, D)` and counts `(n, N)`.
         choose: the same of other bins; the penalty with the most bits per spike there is taken.
-        x: `(m, D)`.
 
     Returns:
-        Expected counts `(m, N)`, and the bits per spike on `choose`.
+        What it predicts, expected counts `(m, N)` from columns `(m, D)`, and the bits per spike on `choose`.
     """
     mean, scale = standards(fit[0])
     z = (fit[0] - mean) / scale
     values, axes = np.linalg.eigh(z.T @ z / len(z))
-    z, trial, asked = (((part - mean) / scale @ axes).astype(np.float32) for part in (fit[0], choose[0], x))
-    best, rates = -np.inf, np.empty(0)
-    for penalty in PENALTIES:
-        w = poisson_weights(z, fit[1].astype(np.float32), values, penalty)
-        score = bits_per_spike(log_linear(trial, w), choose[1])
-        if not score <= best:  # the first one even where there is no spike
-            best, rates = score, log_linear(asked, w)
-    return rates, best
+
+    def along(x: np.ndarray) -> np.ndarray:
+        return ((x - mean) / scale @ axes).astype(np.float32)
+
+    z, trial = along(fit[0]), along(choose[0])
+    weights = [poisson_weights(z, fit[1].astype(np.float32), values, penalty) for penalty in PENALTIES]
+    scores = [bits_per_spike(log_linear(trial, w), choose[1]) for w in weights]
+    best = best_of(scores)
+    return lambda x: log_linear(along(x), weights[best]), scores[best]
 
 
 def poisson_weights(z: np.ndarray, counts: np.ndarray, variances: np.ndarray, penalty: float) -> np.ndarray:

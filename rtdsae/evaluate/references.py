@@ -14,7 +14,7 @@ from rtdsae.evaluate import baselines
 from rtdsae.evaluate.metrics import bits_per_spike, r2
 from rtdsae.evaluate.trials import conditions_of
 from rtdsae.model.family import Family
-from rtdsae.recordings import Recording
+from rtdsae.recordings import Recording, mapped
 from rtdsae.recordings.segments import lengths_of
 from rtdsae.train.latents import modelled_bins, segment_outputs
 from rtdsae.train.ridge import ridge
@@ -162,18 +162,21 @@ def glm_reference(recording: Recording, parts: Parts, skip: int) -> tuple[float,
     if seen.shape[1] > MOST_COLUMNS:
         raise ValueError(f"not fitted to more than {MOST_COLUMNS} channels")
     fit, choose, scored = (
-        recording.counts[modelled_bins(part, skip)][:, recording.heldout]
+        recording.counts[np.ix_(modelled_bins(part, skip), recording.heldout)]
         for part in (parts.fit, parts.choose, parts.scored)
     )
     tried = []
     for tau in GLM_TAUS:
-        x_fit, x_choose, x = (
-            baselines.traces(seen, part, tau, skip) for part in (parts.fit, parts.choose, parts.scored)
-        )
-        tried.append(baselines.glm((x_fit, fit), (x_choose, choose), x))
+        x_fit, x_choose = (np.concatenate([*baselines.traces(seen, p, tau, skip)]) for p in (parts.fit, parts.choose))
+        tried.append(baselines.glm((x_fit, fit), (x_choose, choose)))
     best = baselines.best_of([score for _, score in tried])
-    faded = f"{1000 * GLM_TAUS[best] * recording.bin_width_s:g} ms"
-    return bits_per_spike(tried[best][0], scored), f"of the held-in spikes up to the bin, fading over {faded}"
+    predict, tau = tried[best][0], GLM_TAUS[best]
+    rates, at = mapped.zeros(scored.shape, np.float32, "what a Poisson regression says"), 0
+    for some in baselines.traces(seen, parts.scored, tau, skip):
+        rates[at : at + len(some)] = predict(some)
+        at += len(some)
+    faded = f"{1000 * tau * recording.bin_width_s:g} ms"
+    return bits_per_spike(rates, scored), f"of the held-in spikes up to the bin, fading over {faded}"
 
 
 def ridge_reference(recording: Recording, parts: Parts, skip: int) -> tuple[float, str]:

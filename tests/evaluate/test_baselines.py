@@ -73,22 +73,30 @@ def test_poisson_regression_finds_log_linear_rates_and_nothing_in_noise():
     rates = np.exp(x @ (0.4 * rng.normal(size=(6, 4))) - 1)
     counts = rng.poisson(rates)
     parts = [(x[a:b], counts[a:b]) for a, b in ((0, 2000), (2000, 3000), (3000, 4000))]
-    predicted, _ = baselines.glm(parts[0], parts[1], parts[2][0])
+    predict, _ = baselines.glm(parts[0], parts[1])
+    predicted = predict(parts[2][0])
     found, possible = (bits_per_spike(p, parts[2][1]) for p in (predicted, rates[3000:]))
     assert 0.95 * possible < found < 1.01 * possible
     noise = rng.normal(size=(4000, 6))
-    predicted, _ = baselines.glm((noise[:2000], parts[0][1]), (noise[2000:3000], parts[1][1]), noise[3000:])
+    predict, _ = baselines.glm((noise[:2000], parts[0][1]), (noise[2000:3000], parts[1][1]))
+    predicted = predict(noise[3000:])
     assert -0.02 < bits_per_spike(predicted, parts[2][1]) < 0.01
 
 
 def test_a_silent_neuron_and_a_constant_column_do_no_harm():
     x = np.ones((50, 2))
-    predicted, _ = baselines.glm((x, np.zeros((50, 1))), (x, np.zeros((50, 1))), x)
+    predict, _ = baselines.glm((x, np.zeros((50, 1))), (x, np.zeros((50, 1))))
+    predicted = predict(x)
     assert np.isfinite(predicted).all()
     assert predicted.max() < 0.01
 
 
-@pytest.mark.parametrize("of", [baselines.traces, lambda *args: baselines.smoothed(*args, np.full(3, 0.7))])
+def traces(*args):
+    """All pieces of them."""
+    return np.concatenate(list(baselines.traces(*args)))
+
+
+@pytest.mark.parametrize("of", [traces, lambda *args: baselines.smoothed(*args, np.full(3, 0.7))])
 def test_spikes_to_come_change_nothing(of):
     later = COUNTS.copy()
     later[60:] += 5
@@ -102,9 +110,13 @@ def test_smoothing_keeps_a_constant_and_traces_fade():
     np.testing.assert_allclose(baselines.smoothed(constant, np.array([[0, 60]]), 8.0, 5, np.full(2, 3)), 3.0)
     one = np.zeros((10, 1))
     one[2] = 1
-    np.testing.assert_allclose(
-        baselines.traces(one, np.array([[0, 10]]), 2.0, 2)[:, 0], np.exp(-np.arange(8) / 2), rtol=1e-6
-    )
+    np.testing.assert_allclose(traces(one, np.array([[0, 10]]), 2.0, 2)[:, 0], np.exp(-np.arange(8) / 2), rtol=1e-6)
+
+
+def test_traces_go_on_from_piece_to_piece(monkeypatch):
+    whole = traces(COUNTS, SEGMENTS, 3.0, 9)
+    monkeypatch.setattr(baselines, "PIECE", 7)
+    np.testing.assert_array_equal(traces(COUNTS, SEGMENTS, 3.0, 9), whole)
 
 
 def test_a_psth_is_the_mean_of_other_trials_of_the_condition():

@@ -1,6 +1,7 @@
 """Which simpler things a session is held against, and on which bins they are fitted."""
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from rtdsae.evaluate import references as module
 from rtdsae.evaluate.baselines import lagged, psth
 from rtdsae.evaluate.references import (
+    Parts,
     a_few,
+    glm_reference,
     last_fifth,
     limited,
     parts_of,
@@ -119,6 +122,17 @@ def test_ridge_sees_no_held_out_neuron():
     r, told = recording(), recording()
     told.counts[:, r.heldout] = np.round(5 + 5 * r.behaviour)  # all that is asked for
     assert ridge_reference(told, scored_parts(told), S) == ridge_reference(r, scored_parts(r), S)
+
+
+def test_hours_are_not_held_as_floats_for_the_poisson_regression():
+    rng = np.random.default_rng(0)
+    r = Recording(rng.poisson(0.3, (100_000, 60)).astype(np.uint8), 0.02, heldout=np.arange(60) % 20 == 0)
+    parts = Parts(np.array([[0, 600]]), np.array([[600, 900]]), np.array([[900, 100_000]]))
+    tracemalloc.start()
+    glm_reference(r, parts, S)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert taken < r.counts.size * 4  # bytes of them as floats
 
 
 def test_a_psths_smoothing_is_not_chosen_on_the_scored_trials():
