@@ -93,6 +93,15 @@ def attach(parts: dict[str, Any], name: str, labels: tuple[str, ...], values: np
         return
     if after < before:
         log.warning("behaviour %s is not known in %d of %d bins: cut out of the segments", name, before - after, before)
+    delays = segments[:, 0] - parts["segments"][sources, 0]
+    if parts.get("conditions") is not None and (late := delays > delays.min()).any():
+        log.warning(
+            "%d of %d trials now begin later than the others, for want of behaviour %s, and trials of a condition are "
+            "averaged from their beginnings: let all begin where it is known, or convert with --behaviour none",
+            late.sum(),
+            len(late),
+            name,
+        )
     for part in ("conditions", "splits"):
         if parts.get(part) is not None:
             parts[part] = np.asarray(parts[part])[sources]

@@ -126,9 +126,10 @@ def _true_rates(fields: Mapping[str, Any], recon: Mapping[str, np.ndarray], orig
     if "conversion_factor" not in fields:
         raise RecordingError(f"{origin}: 'train_truth' without 'conversion_factor': truth / factor is spikes a bin")
     try:
-        return truth / float(fields["conversion_factor"]) / float(fields["bin_width_s"])
+        factor, width = (float(np.asarray(fields[name]).item()) for name in ("conversion_factor", "bin_width_s"))
     except (TypeError, ValueError):
         raise RecordingError(f"{origin}: 'conversion_factor' and 'bin_width_s' must be single numbers") from None
+    return truth / factor / width
 
 
 def _conditions(fields: Mapping[str, Any], recon: Mapping[str, np.ndarray], origin: str) -> np.ndarray | None:

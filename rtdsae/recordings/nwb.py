@@ -31,6 +31,7 @@ __all__ = ["original", "read", "recognises"]
 log = logging.getLogger(__name__)
 
 SPLITS = {"train": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test"}
+FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 CONDITIONS = (
     "condition",
     "conditions",
@@ -136,13 +137,22 @@ def _units(file: "h5py.File") -> _Units:
     if lost := sum(map(len, times)) - sum(map(len, kept)):
         log.warning("%d spike times are no times: left out", lost)
     ids = values(table["id"]) if "id" in table else np.arange(len(times))
-    heldout = values(table["heldout"]).astype(bool) if "heldout" in table else None
+    heldout = _flags(values(table["heldout"])) if "heldout" in table else None
     if heldout is not None and not heldout.any():
         heldout = None
     observed = _ragged(table, "obs_intervals") if "obs_intervals_index" in table else None
     if observed and observed[0].shape[1:] != (2,):
         raise RecordingError("obs_intervals has no beginning and end in each row: the file is damaged")
     return _Units(tuple(f"unit{i}" for i in ids), kept, heldout, observed)
+
+
+def _flags(column: np.ndarray) -> np.ndarray:
+    """Which units are held out, be it written as text: `False`, a text that is not empty, is false."""
+    found = [FLAGS.get(str(value).strip().lower()) for value in column.tolist()]
+    if None in found:
+        wrong = column[found.index(None)]
+        raise RecordingError(f"units' column heldout holds {wrong!r}: write true or false, or 1 or 0, for each unit")
+    return np.array(found, bool)
 
 
 def _ragged(table: "h5py.Group", name: str) -> list[np.ndarray]:

@@ -289,7 +289,7 @@ def _where(mask: np.ndarray) -> str:
 
 def _bin_width(value: Any) -> float:
     try:
-        width = float(value)
+        width = float(np.asarray(value).item())  # what MATLAB writes is of shape (1,) or (1, 1)
     except (TypeError, ValueError):
         raise RecordingError(f"bin_width_s is {value!r}: a number of seconds is needed") from None
     checked_width(width)

@@ -19,7 +19,7 @@ def layout(seen: int = 3, channels: int = 5, bins: int = 6, forward: int = 0, tr
     return arrays
 
 
-def write(path, arrays, bin_width_s: float | None = 0.02):
+def write(path, arrays, bin_width_s=0.02):
     with h5py.File(path, "w") as file:
         for name, array in arrays.items():
             file[name] = array
@@ -47,7 +47,7 @@ def test_all_that_the_layout_may_hold_is_read(tmp_path):
         arrays[f"{split}_ext_input"] = np.arange(n * 8.0).reshape(n, 8, 1)
         arrays[f"{split}_behavior"] = np.zeros((n, 8, 2))
         arrays[f"{split}_cond_idx"] = np.arange(n)
-    arrays["conversion_factor"] = 7.0
+    arrays["conversion_factor"] = np.array([7.0])  # as MATLAB writes a number
     read = load(write(tmp_path / "a.h5", arrays))
     assert read.segments[0].tolist() == [0, 8]
     assert read.heldout is None

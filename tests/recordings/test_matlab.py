@@ -119,10 +119,17 @@ def test_bins_in_which_behaviour_is_not_known_are_cut_out(tmp_path, caplog):
     assert recording.segments.tolist() == [[0, 10], [14, 21], [21, 33], [33, 46]]
     assert recording.conditions.tolist() == [0, 90, 180, 270]
     assert "vel is not known in 4 of 46 bins" in caplog.text
+    assert "1 of 4 trials now begin later than the others, for want of behaviour vel" in caplog.text
+    caplog.clear()
     rows[1]["vel"][:4], rows[1]["vel"][6:9] = 0, np.nan
     recording = load(save(tmp_path / "b.mat", {"trial_data": rows}, "5"))
     assert recording.segments.tolist() == [[0, 10], [10, 16], [21, 33], [33, 46]]  # one trial, not two
     assert recording.conditions.tolist() == [0, 90, 180, 270]
+    assert "begin later" not in caplog.text
+    for row in rows:
+        row["vel"][:2] = np.nan
+    load(save(tmp_path / "c.mat", {"trial_data": rows}, "5"))
+    assert "begin later" not in caplog.text  # than one another
 
 
 def test_bins_are_added_up(tmp_path):

@@ -185,6 +185,22 @@ def test_behaviour_comes_onto_the_bins(tmp_path):
     assert recording.segments.tolist() == [[0, 450]]
 
 
+@pytest.mark.parametrize(("yes", "no"), [("True", "False"), ("1", "0"), (1.0, 0.0)])
+def test_held_out_units_may_be_told_by_text(tmp_path, yes, no):
+    path = with_heldout(write(tmp_path / "a.nwb"), [no, yes, no, no])
+    assert load(path, W).heldout.tolist() == [False, True, False, False]
+
+
+def test_what_tells_nothing_of_held_out_units_is_refused(tmp_path):
+    refused(with_heldout(write(tmp_path / "a.nwb"), ["no", "perhaps", "no", "no"]), "heldout holds 'no': write true or")
+
+
+def with_heldout(path, column):
+    with h5py.File(path, "r+") as file:
+        file["units/heldout"] = column
+    return path
+
+
 def test_slow_behaviour_is_drawn_between_its_samples_and_what_is_far_between_is_not_known(tmp_path, caplog):
     t = np.arange(0, 10.01, 0.05)
     slow = pynwb.TimeSeries(name="force", data=t, unit="N", rate=20.0, starting_time=0.0, conversion=2.0, offset=1.0)

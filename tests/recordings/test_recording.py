@@ -63,6 +63,7 @@ NOT_FINITE[17, 1] = np.nan
         ({"bin_width_s": 0}, "a bin width of 0.0 s: expected 0.0001 to 10 s"),
         ({"bin_width_s": 20}, "a bin width of 20.0 s: expected 0.0001 to 10 s"),
         ({"bin_width_s": "wide"}, "bin_width_s is 'wide'"),
+        ({"bin_width_s": np.array([0.02, 0.04])}, r"bin_width_s is array\(\[0.02, 0.04\]\): a number of seconds"),
         ({"bin_width_s": np.nan}, "a bin width of nan s"),
         ({"channels": ("a", "b")}, "channels has 2 labels for 3 columns"),
         ({"channels": ("a", "b", "a")}, "channels has 'a' twice"),
@@ -102,6 +103,12 @@ def test_what_cannot_be_is_refused_in_one_line(parts, says):
     with pytest.raises(RecordingError, match=says) as caught:
         recording(**parts)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("width", [np.array([0.02]), np.array([[0.02]]), [0.02], np.float32(0.02)])
+def test_a_bin_width_of_one_element_is_a_number(width):
+    """As MATLAB writes its numbers."""
+    assert recording(bin_width_s=width).bin_width_s == pytest.approx(0.02)
 
 
 def test_select_takes_segments_in_the_order_given():
