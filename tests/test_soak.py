@@ -23,7 +23,7 @@ N_FAULTS = 20  # each at least once, which takes 20 to 30 s
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("kind", "anchor"), [("counts", "lanes"), ("samples", "once"), ("events", "lanes")])
+@pytest.mark.parametrize(("kind", "anchor"), [("counts", "swapped"), ("samples", "every"), ("events", "lanes")])
 def test_minutes_of_faults_break_no_promise(kind, anchor):
     command = [sys.executable, SOAK, "--minutes", "0.6", "--seed", "1", "--input", kind, "--anchor", anchor]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
@@ -109,27 +109,27 @@ def test_a_bin_is_swapped_where_the_model_is_another():
         assert problems_of("check_swaps", wrong)
 
 
-def lanes_of(x, observed, asked_for=None):
+def lanes_of(x, observed, asked_for=None, **how):
     """Values and flags of the bins after the first S, in two lanes, which are anchored anew for the bin `asked_for`."""
     toy = Toy(lanes=2)
-    parts = [Lanes.run(toy, x[: None if asked_for is None else asked_for + toy.n_anchor], observed)]
+    parts = [Lanes.run(toy, x[: None if asked_for is None else asked_for + toy.n_anchor], observed, **how)]
     if asked_for is not None:
-        parts.append(Lanes.run(toy, x[asked_for:], observed[asked_for:]))
+        parts.append(Lanes.run(toy, x[asked_for:], observed[asked_for:], **how))
     values = np.concatenate([np.concatenate([outs[name] for name in ARRAYS[1:]], axis=1) for outs, _ in parts])
     flags = np.where(observed[toy.n_anchor :], 0, Flags.GAP)
     flags[[*parts[0][1], *(asked_for + t for part in parts[1:] for t in part[1])]] |= Flags.ANCHORED
     return np.concatenate([x[toy.n_anchor :], values], axis=1), flags
 
 
-def problems_of_lanes(values, flags, asked=()):
+def problems_of_lanes(values, flags, asked=(), **told):
     times = np.arange(len(flags)) / RATE
     frames = [
         Latents(Flags(int(f)), 7, i, i, t, t, t, 0, v)
         for i, (f, t, v) in enumerate(zip(flags, times, values, strict=True))
     ]
     found = []
-    facts = Life(0, 0, 0, frames=frames, asked=list(asked)), samples_of([0.0]), RATE, {0: Toy(lanes=2)}, found.append
-    EventsCheck(*facts).check_values()
+    life = Life(0, 0, 0, frames=frames, asked=list(asked), **told)
+    EventsCheck(life, samples_of([0.0]), RATE, {0: Toy(lanes=2)}, found.append).check_values()
     return found
 
 
@@ -157,6 +157,19 @@ def test_an_anchor_that_is_asked_for_as_a_lane_is_due_may_be_late_for_it():
     about_bin_51 = [(50.5 / RATE, 51.5 / RATE)]
     for bin_, right in ((51, True), (52, True), (53, True), (54, False)):
         assert (problems_of_lanes(*lanes_of(x, observed, bin_), about_bin_51) == []) == right
+
+
+@pytest.mark.parametrize(
+    ("anchor", "anchored"), [("once", [60]), ("every", [35, 60, 95, 130]), (None, [17, 34, 51, 60, 77, 94])]
+)
+def test_values_are_as_the_daemon_was_told_to_anchor_and_to_look_ahead(anchor, anchored):
+    x, about_bin_60 = Toy().counts(155), [(59.2 / RATE, 59.4 / RATE)]
+    values, flags = lanes_of(x, np.ones(155), 60, anchor=anchor, ahead=3)
+    assert np.flatnonzero(flags & Flags.ANCHORED)[1:].tolist()[: len(anchored)] == anchored
+    assert not problems_of_lanes(values, flags, about_bin_60, anchor=anchor, ahead=3)
+    assert problems_of_lanes(values, flags, about_bin_60, anchor=anchor, ahead=2)
+    for other in {"once", "every", None} - {anchor}:
+        assert problems_of_lanes(values, flags, about_bin_60, anchor=other, ahead=3)
 
 
 def test_lanes_that_are_all_anchored_in_the_turn_of_one_are_seen(monkeypatch):

@@ -3,8 +3,8 @@
 anchor   w = Σ_s x_s,  h = w W,  f = w V
 step     h' = h A + (x · observed) B + f D,  z = h'[:3],  factors = h' F,  rates = softplus(h' R),  behaviour = h' K
 
-Another session has a W, V, B and R of its own. `Lanes` is what is published of it: the model anchored once, or the mean
-of several lanes that take turns at being anchored.
+Another session has a W, V, B and R of its own. `Lanes` is what is published of it: the model anchored once or time and
+again, or the mean of several lanes that take turns at it.
 """
 
 import io
@@ -19,6 +19,7 @@ from rtdsae import bundle
 
 N_STATIC, N_DYNAMIC, N_FACTORS = 2, 3, 4
 HORIZON = 35
+FORECASTS = {"forecast": "rates", "forecast_behaviour": "behaviour"}
 BEHAVIOUR = ("vel_x", "vel_y")
 
 
@@ -188,57 +189,77 @@ class Toy:
 
 @dataclass(frozen=True)
 class Lanes:
-    """A toy on a stream: each lane's state, and how many bins ago it was anchored.
+    """A toy on a stream: the state of each lane that is published, and how many bins ago it was anchored.
 
-    Each is anchored every R bins, R/L after the one before. It counts by a triangle over its age: for nothing when it
-    is anchored, for most R/2 bins later, for nothing when it is due again. All that are anchored at once have ages as
-    if they had been so in turn. While one is due and cannot be anchored, none grows older. A single one is never due.
+    once     one lane, which is never due
+    every    one lane, anchored every R bins
+    lanes    each is anchored every R bins, R/L after the one before. It counts by a triangle over its age: for nothing
+             when it is anchored, for most R/2 bins later, for nothing when it is due again. All that are anchored at
+             once have ages as if they had been so in turn
+
+    While one is due and cannot be anchored, none grows older. By default they are a toy's lanes, where it has several.
     """
 
     toy: Toy
+    anchor: str
     states: list
     ages: list
 
     @classmethod
-    def anchored(cls, toy, window):
-        """All lanes, anchored on S bins."""
-        turn, lanes = HORIZON // toy.lanes, range(toy.lanes)
-        return cls(toy, [toy.anchor(window) for _ in lanes], [(toy.lanes - lane) % toy.lanes * turn for lane in lanes])
+    def anchored(cls, toy, window, anchor=None):
+        """All of them, anchored on S bins."""
+        anchor = anchor or ("lanes" if toy.lanes > 1 else "once")
+        n = toy.lanes if anchor == "lanes" else 1
+        return cls(toy, anchor, [toy.anchor(window)] * n, [(n - lane) % n * (HORIZON // n) for lane in range(n)])
 
     @property
     def period(self):
-        return HORIZON // self.toy.lanes * self.toy.lanes
+        """How old a lane is when it is due."""
+        n = len(self.ages)
+        return np.inf if self.anchor == "once" else HORIZON // n * n
 
     @property
     def due(self):
         """Which lane is to be anchored before the next bin; None for none."""
-        return self.ages.index(self.period) if self.toy.lanes > 1 and self.period in self.ages else None
+        return self.ages.index(self.period) if self.period in self.ages else None
 
     def with_turn_taken(self, window):
         """The lane that is due anchored on S bins, and the others as they are."""
         states, ages = [*self.states], [*self.ages]
         states[self.due], ages[self.due] = self.toy.anchor(window), 0
-        return Lanes(self.toy, states, ages)
+        return replace(self, states=states, ages=ages)
 
     def step(self, x, observed):
         """The lanes after the next bin, and what is published of it by name."""
         ages = self.ages if self.due is not None else [age + 1 for age in self.ages]
         states, outs = zip(*(self.toy.step(state, x, observed) for state in self.states), strict=True)
-        weights = np.array([min(age, self.period - age) for age in ages]) if len(ages) > 1 else np.ones(1)
+        after = replace(self, states=list(states), ages=ages)
+        return after, after.mean(outs)
+
+    def forecast(self, n_bins):
+        """What is published of the bin so many later, of which nothing is known yet, by name."""
+        states, outs, nothing = self.states, (), np.zeros(self.toy.n_channels, np.float32)
+        for _ in range(n_bins):
+            states, outs = zip(*(self.toy.step(state, nothing, 0.0) for state in states), strict=True)
+        mean = self.mean(outs)
+        return {name: mean[of] for name, of in FORECASTS.items()}
+
+    def mean(self, outs):
+        """Of what each lane gives, as their ages are."""
+        weights = np.array([min(age, self.period - age) for age in self.ages]) if len(self.ages) > 1 else np.ones(1)
         weights = weights / weights.sum()
-        mean = {name: sum(w * out[name] for w, out in zip(weights, outs, strict=True)) for name in outs[0]}
-        return Lanes(self.toy, list(states), ages), mean
+        return {name: sum(w * out[name] for w, out in zip(weights, outs, strict=True)) for name in outs[0]}
 
     @classmethod
-    def run(cls, toy, x, observed=None):
-        """As `Toy.run`, and which of these bins are the first after an anchor."""
+    def run(cls, toy, x, observed=None, anchor=None, ahead=1):
+        """As `Toy.run`, with forecasts, and which of these bins are the first after an anchor."""
         n = toy.n_anchor
         observed = np.ones(len(x)) if observed is None else observed
-        lanes, steps, anchored = cls.anchored(toy, x[:n]), [], [0]
+        lanes, steps, anchored = cls.anchored(toy, x[:n], anchor), [], [0]
         for t in range(n, len(x)):
             if lanes.due is not None and observed[t - n : t].all():
                 lanes = lanes.with_turn_taken(x[t - n : t])
                 anchored.append(t - n)
             lanes, out = lanes.step(x[t], observed[t])
-            steps.append(out)
+            steps.append(out | lanes.forecast(ahead))
         return {name: np.stack([out[name] for out in steps]).astype(np.float32) for name in steps[0]}, anchored

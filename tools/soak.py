@@ -4,7 +4,7 @@ What is checked, all from outside (`soak_checks.py`):
 
     order       each bin once, in order, and later than the one before but where the clock was set back
     bins        every bin is the sum of the very samples that were pushed for it, or the spikes of its time
-    values      and its latents are what the model gives in numpy, and the blend of its lanes
+    values      and its latents are what the model gives in numpy, and the blend of its lanes, and so are forecasts
     flags       a bin without its samples is flagged a gap, and no other; late where it was; anchored where a lane
                 was due, the model is new or it was asked for, and nowhere else; swapped where the model is another
     times       bins follow one another by a bin's width, gaps as well; before a reset of the clock there is one
@@ -57,7 +57,11 @@ PARTS = Path(__file__).parent / "soak_parts.py"
 PATIENCE_S = 30.0  # within which everything has to happen that is waited for
 MOST_PROBLEMS = 20
 PER_BIN = {"counts": 1, "samples": 10, "events": 6}  # samples; of events about so many, one a channel
-LANES = {"once": 1, "lanes": 2}  # of the models
+# How many lanes the two models have. They are anchored as the bundle says, where nothing else is named: in `swapped`
+# one of them in lanes and the other once; of two lanes one alone is published where the daemon is told `every`.
+LANES = {"once": (1, 1), "every": (2, 1), "lanes": (2, 2), "swapped": (2, 1)}
+TOLD = {"every": "every"}
+AHEAD = (1, 2, 5)  # bins that a daemon's forecasts look ahead
 LATENESS_S = 0.005  # enough for a source on a busy computer: spikes are late only after something was held up
 KILL_EVERY = 4  # rounds of all faults: a daemon has to live for some minutes, too
 
@@ -92,8 +96,8 @@ class Soak:
     def __init__(self, folder: Path, kind: str, rate: float, seed: int, anchor: str = "lanes") -> None:
         self.folder, self.kind, self.rate, self.rng = folder, kind, rate, random.Random(seed)
         self.name = f"soak-{os.getpid()}"
-        same = {"bin_width_s": 1 / rate, "lanes": LANES[anchor]}
-        self.toys = [Toy(**same, seed=toy, name=f"toy{toy}") for toy in (0, 1)]
+        self.toys = [Toy(bin_width_s=1 / rate, lanes=n, seed=i, name=f"toy{i}") for i, n in enumerate(LANES[anchor])]
+        self.anchor = TOLD.get(anchor)
         self.bundles = [toy.write(folder / f"toy{i}") for i, toy in enumerate(self.toys)]
         self.pub, self.ask = f"ipc://{folder}/pub", f"ipc://{folder}/control"
         self.record = record_type(1 if kind == "events" else self.toys[0].n_channels)
@@ -141,10 +145,12 @@ class Soak:
             yield
 
     def start_daemon(self) -> None:
-        self.lives.append(Life(since=self.n_pushed()))
+        self.lives.append(Life(self.n_pushed(), anchor=self.anchor, ahead=self.rng.choice(AHEAD)))
         self.model = 0
         serve = [self.bundles[0], "--stream", f"name={self.name}", "--pub", self.pub, "--control", self.ask]
         settings = ["--publish", ",".join(ARRAYS), "--timeout", PATIENCE_S, "--set", f"lateness_s={LATENESS_S}"]
+        settings += ["--set", f"model.forecast_bins={self.life.ahead}"]
+        settings += ["--anchor", self.anchor] if self.anchor else []
         self.daemon = self.start(self.log, "serve", *serve, *settings)
 
     def start(self, out: Any, *command: object) -> subprocess.Popen[bytes]:

@@ -16,7 +16,8 @@ from toy_bundle import Lanes, Toy
 
 from rtdsae.wire import Flags, Latents
 
-ARRAYS = ("counts", "factors", "z", "behaviour")  # what is published; the first is the bin itself
+# What is published; the first is the bin itself.
+ARRAYS = ("counts", "factors", "z", "behaviour", "forecast", "forecast_behaviour")
 
 TOLERANCE = 2e-4  # of values: float32 sums in another order
 NEAR_S = 1e-3  # between a bin's end and its sample, or a spike and a bin's edge: the correction of the clock
@@ -43,6 +44,8 @@ class Life:
 
     Attributes:
         since, until: which of the samples that were pushed fall into its time.
+        anchor: how it was told to anchor its models; None for as their bundles say.
+        ahead: how many bins its forecasts look ahead.
         told: how many had been pushed when it was told to end.
         killed: it had no time to say a last status.
         memory: (seconds, MB).
@@ -54,6 +57,8 @@ class Life:
     since: int
     until: int = -1
     told: int = -1
+    anchor: str | None = None
+    ahead: int = 1
     killed: bool = False
     frames: list[Latents] = field(default_factory=list)
     status: dict[str, Any] = field(default_factory=dict)
@@ -182,6 +187,7 @@ class Check(abc.ABC):
                 return
             for some, unanswered in possible:
                 lanes, out = some.step(bins[i + n], float(whole[i + n]))
+                out |= lanes.forecast(self.life.ahead)
                 expected = np.concatenate([np.ravel(out[name]) for name in ARRAYS[1:]])
                 off = float(np.abs(frame.payload[self.n_channels :] - expected).max())
                 asked = unanswered
@@ -207,7 +213,7 @@ class Check(abc.ABC):
         if lanes is None or frame.flags & Flags.SWAPPED:
             flagged = window is not None and frame.flags & Flags.ANCHORED
             left = [request for request in asked if request[0] > frame.t_out]
-            return [(Lanes.anchored(toy, window), left)] if flagged else []
+            return [(Lanes.anchored(toy, window, self.life.anchor), left)] if flagged else []
         perhaps = bool(asked) and asked[0][0] < frame.t_out
         surely = perhaps and asked[0][1] < self.frames[i - 1].t_out
         due = lanes.due is not None
@@ -215,7 +221,7 @@ class Check(abc.ABC):
             return [] if window is not None and (due or surely) else [(lanes, asked)]
         if window is None:
             return []
-        all_of_them = [(Lanes.anchored(toy, window), asked[1:])] if perhaps else []
+        all_of_them = [(Lanes.anchored(toy, window, self.life.anchor), asked[1:])] if perhaps else []
         one_of_them = [(lanes.with_turn_taken(window), asked)] if due and not surely else []
         return all_of_them + one_of_them
 
