@@ -206,6 +206,44 @@ def test_a_gap_is_excused_only_where_a_sample_is_missing_or_bad(k):
     assert problems_of("check_epoch", frames, samples_of(stamps), k)
 
 
+def jittered(n, k=1):
+    """When samples are stamped, k a bin, and when their bins end."""
+    stamps = (np.arange(n * k) + 1 + np.random.default_rng(0).uniform(-0.1, 0.1, n * k)) / k / RATE
+    return stamps, stamps[k - 1 :: k]
+
+
+@pytest.mark.parametrize("k", [1, 10])
+def test_a_clock_that_was_measured_wrong_is_found_by_its_samples(k):
+    stamps, times = jittered(60, k)
+    clock = np.where(np.arange(60) < 40, 0.0312, 0.0012)
+    uneven = np.arange(60) / RATE + 0.04 * (np.arange(60) % 2)
+    frames = frames_of(times + clock)
+    assert "is taken to be off by 0.0312 s" in problems_of("check_clock", frames, samples_of(stamps), k)[0]
+    frames = [dataclasses.replace(frame, t_in=t) for frame, t in zip(frames, uneven, strict=True)]
+    for check in ("check_clock", "check_epoch"):
+        assert not problems_of(check, frames, samples_of(stamps), k)
+    for i in (0, 30):  # which is not in time with the samples
+        frames[i] = dataclasses.replace(frames[i], t_bin=frames[i].t_bin + 0.0003)
+        assert "samples were not pushed for it" in problems_of("check_bins", frames, samples_of(stamps), k)[0]
+        assert not problems_of("before", frames, samples_of(stamps), k)  # nor is it known then
+
+
+def test_what_was_pushed_to_a_daemon_that_was_killed_is_not_missed_by_the_next():
+    stamps, times = jittered(60)
+    ended, begun = np.arange(60) < 30, np.arange(60) >= 50
+    frames = frames_of(times[50:])
+    assert not problems_of("check_epoch", frames, samples_of(stamps, heard=ended | begun))
+    for heard in (begun | (np.arange(60) > 45), ended | begun | (np.arange(60) // 2 == 20)):
+        assert "lost before" in problems_of("check_epoch", frames, samples_of(stamps, heard=heard))[0]
+
+
+def test_what_a_daemon_that_is_killed_takes_with_it_is_as_much_as_it_was_behind():
+    stamps, times = jittered(200)
+    for n, behind, right in ((190, 0.0, True), (150, 0.0, False), (150, 0.4, True), (100, 0.4, False)):
+        frames = [dataclasses.replace(frame, t_in=frame.t_in + behind) for frame in frames_of(times[:n])]
+        assert (problems_of("check_epoch", frames, samples_of(stamps)) == []) == right
+
+
 def test_bins_of_spikes_are_gaps_while_none_come():
     pushed, times = np.arange(0.0, 12.0, 0.005), np.arange(0.1, 11.9, 1 / RATE)
     samples = samples_of(pushed[(pushed < 3.0) | (pushed > 6.0)])

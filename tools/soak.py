@@ -54,7 +54,7 @@ from rtdsae.signals import caught, interrupt
 from rtdsae.wire import Flags
 
 PARTS = Path(__file__).parent / "soak_parts.py"
-PATIENCE_S = 30.0  # within which everything has to happen that is waited for
+PATIENCE_S = 60.0  # within which everything has to happen that is waited for
 MOST_PROBLEMS = 20
 PER_BIN = {"counts": 1, "samples": 10, "events": 6}  # samples; of events about so many, one a channel
 # How many lanes the two models have. They are anchored as the bundle says, where nothing else is named: in `swapped`
@@ -308,7 +308,7 @@ class Soak:
     def begin(self) -> None:
         """Waits for the first bins of a daemon, and has those from history that came before anybody listened."""
         self.wait("bins", lambda: len(self.frames) > 20 and bool(self.life.status))
-        if first := self.frames[0].seq:
+        if self.frames and (first := self.frames[0].seq):
             missed = self.control.history(0, first - 1)
             self.frames[:0] = [dataclasses.replace(bin_, flags=bin_.flags & ~Flags.BACKFILL) for bin_ in missed]
         self.ask_anchor()

@@ -20,9 +20,13 @@ from rtdsae.wire import Flags, Latents
 ARRAYS = ("counts", "factors", "z", "behaviour", "forecast", "forecast_behaviour")
 
 TOLERANCE = 2e-4  # of values: float32 sums in another order
-NEAR_S = 1e-3  # between a bin's end and its sample, or a spike and a bin's edge: the correction of the clock
+NEAR_S = 1e-3  # that a clock may be measured wrong by, where nothing is held up; it is the same one in truth
+CLOCK_S = 0.1  # that it may be measured wrong by at all
+EXACT_S = 2e-6  # between a bin's end and its last sample, but for the clock
+FOLLOWING = 8  # bins by whose samples the clock is found
 AWAKE_S = 0.1  # between two bins of a daemon that is not held up
-IN_FLIGHT_S = 0.2  # of samples that a source, or of bins that a daemon, may take with it when it is killed
+IN_FLIGHT_S = 0.2  # of samples that a source, or of bins that a daemon, may take with it; more where it was held up
+LAST_BINS = 10  # by which it is told how far behind a daemon was
 RECONNECT_S = 3.0  # of bins that a subscriber may miss of a daemon that takes another one's place
 STEP_BINS = 0.75  # that a bin may end too early or late after the one before
 STATUS_S = 2.0  # between two statuses, of which one is due each second
@@ -30,6 +34,7 @@ LATENCY_BINS = 8192  # of which a status tells the latency
 GROWTH_MB = 16.0
 LATE_S = 3.5  # a spike is not later than this: what holds up sources and the daemon is over by then
 LONG_S = 60.0  # from here on a daemon's memory and latency are compared between its thirds and halves
+ABOUT_S = 1.0  # around a time
 HELD_UP_S = 0.25  # a source or daemon of which nothing is seen for so long may be held up
 NOTICED_S = 1.5  # within which a daemon knows that spikes have ended (`silence_s` is 1), or come again
 RESET_BACK_S, RESET_AHEAD_S = 1.0, 60.0  # a stamp that is further off is a reset clock
@@ -50,6 +55,7 @@ class Life:
         killed: it had no time to say a last status.
         memory: (seconds, MB).
         dropped: how many good samples had been dropped when so many bins were published, by each status.
+        offsets: of the source's clock, as the statuses told them.
         losses: how often its source was killed.
         asked: for anchors; another is sent only when the one before has been followed.
     """
@@ -64,6 +70,7 @@ class Life:
     status: dict[str, Any] = field(default_factory=dict)
     memory: list[tuple[float, float]] = field(default_factory=list)
     dropped: list[tuple[int, int]] = field(default_factory=list)
+    offsets: list[float] = field(default_factory=list)
     losses: int = 0
     asked: Requests = field(default_factory=list)
 
@@ -71,6 +78,7 @@ class Life:
         """Takes in a status."""
         self.status = status
         self.dropped.append((status["bins"], dropped(status)))
+        self.offsets.append(status["stream"]["clock_offset_s"] or 0.0)
 
     @property
     def unread(self) -> int:
@@ -112,13 +120,13 @@ class Check(abc.ABC):
         self.counts = np.stack([frame.payload[: self.n_channels] for frame in self.frames])
         self.observed = ~life.gaps()
         self.here = slice(life.since, life.until)
-        self.in_flight = round(IN_FLIGHT_S * rate * len(samples[self.here]) / max(1, len(self.frames))) + 1
         self.worst = 0.0
 
     def run(self) -> None:
         self.check_order()
         self.check_swaps()
         self.check_times()
+        self.check_clock()
         self.check_bins()
         self.check_values()
         self.check_status()
@@ -139,6 +147,19 @@ class Check(abc.ABC):
                 self.problem(f"{gaps} gaps in {len(frames)} bins, the status says {status}")
         if self.counts[~self.observed].any():
             self.problem("a bin that is flagged a gap has counts")
+
+    @abc.abstractmethod
+    def offsets(self) -> np.ndarray:
+        """All that the source's clock was taken to be off by."""
+
+    def check_clock(self) -> None:
+        """That it is off by no more than a clock can be measured: the worse, the more unevenly the daemon is woken."""
+        uneven = np.abs(np.diff([frame.t_in for frame in self.frames]) - 1 / self.rate)
+        off, possible = np.abs(self.offsets()).max(initial=0.0), NEAR_S + float(np.median(uneven))
+        if off > possible:
+            self.problem(
+                f"the source's clock is taken to be off by {off:.4f} s, it cannot be by more than {possible:.4f}"
+            )
 
     @abc.abstractmethod
     def check_bins(self) -> None:
@@ -292,16 +313,37 @@ class RegularCheck(Check):
         return self.life.since + np.flatnonzero(self.samples["kind"][self.here] <= HUGE)
 
     @cached_property
+    def located(self) -> tuple[np.ndarray, np.ndarray]:
+        """At which of the slots each observed bin ends, -1 where there is none, and the clock's offset there.
+
+        A bin has its last sample's stamp, moved by the offset, to the last digit. That stays for seconds.
+        """
+        stamps = self.samples["stamp"][self.slots]
+        times = np.array([frame.t_bin for frame in itertools.compress(self.frames, self.observed)])
+        found, offsets, at = np.full(len(times), -1), np.zeros(len(times)), 0
+        offset = 0.0
+        for i, time in enumerate(times):
+            coming = stamps[at : at + 100_000]
+            if not (same := np.flatnonzero(np.abs(coming + offset - time) < EXACT_S)).size:
+                offset = _offset(coming, times[i : i + FOLLOWING], offset)
+                same = np.flatnonzero(np.abs(coming + offset - time) < EXACT_S)
+            if same.size:
+                found[i] = at + same[0]  # the first: a clock that was set back comes to the same time again
+                at = found[i] + 1
+            offsets[i] = offset
+        return found, offsets
+
+    @property
     def last_slots(self) -> np.ndarray:
-        """At which of the slots each observed bin ends, by its time; -1 where there is none."""
-        stamps, found, at = self.samples["stamp"][self.slots], [], 0
-        for frame in itertools.compress(self.frames, self.observed):
-            off = np.abs(stamps[at : at + 100_000] - frame.t_bin)
-            near = np.flatnonzero(off < NEAR_S)
-            near = near[near < near[0] + 3 * self.k] if len(near) else near  # not of a clock that was set back
-            found.append(at + int(near[np.argmin(off[near])]) if len(near) else -1)
-            at = max(at, found[-1] + 1)
-        return np.array(found)
+        return self.located[0]
+
+    def offsets(self) -> np.ndarray:
+        return self.located[1]
+
+    @property
+    def first_slot(self) -> int:
+        """Where the first observed bin begins."""
+        return max(0, int(self.last_slots[0]) - self.k + 1)
 
     def check_bins(self) -> None:
         k, samples, slots = self.k, self.samples, self.slots
@@ -315,8 +357,9 @@ class RegularCheck(Check):
                 self.problem(f"bin {frame.bin} is not the sum of its {k} samples")
                 return
             binned[own], previous = True, last
-        first = int(self.last_slots[0]) - k + 1
-        binned[slots[max(0, first - k * self.n_before) : first]] = True  # the first bins are not published
+        # The first bins are not published, and gaps that follow them may come before the first one that was observed.
+        unseen = self.n_before + int(np.argmax(self.observed))
+        binned[slots[max(0, self.first_slot - k * unseen) : self.first_slot]] = True
         arrived, partial = np.zeros(len(samples), bool), np.zeros(2, int)
         for epoch in np.unique(samples["epoch"][self.here]):
             partial += self.check_epoch(epoch, binned, arrived)
@@ -345,12 +388,13 @@ class RegularCheck(Check):
         arrived[amid] = True
         good = samples["kind"][there] == GOOD
         partial = amid[(samples["kind"][amid] == GOOD) & ~binned[amid]]
-        early = there[(there < used[0]) & samples["heard"][there] & good]
+        early = there[(there < used[0]) & samples["heard"][there] & ~self.of_the_dead[there] & good]
         after = there[(there > used[-1]) & (there < self.life.told) & good]
+        end = samples["pushed"][min(there[-1], self.life.told - 1)] - IN_FLIGHT_S - self.behind(used[-1])
         for name, some, allowed in (
             ("amid", self.unexcused(partial), 0),
-            ("before", early, self.k if self.life.since < there[0] else self.in_flight),
-            ("after", after, self.in_flight + self.life.unread),
+            ("before", early, self.k),
+            ("after", after[samples["pushed"][after] < end], self.life.unread),
         ):
             if len(some) > allowed:
                 around = samples[["stamp", "kind"]][max(0, some[0] - 3) : some[0] + 4].tolist()
@@ -358,6 +402,21 @@ class RegularCheck(Check):
                     f"{len(some)} samples of source {epoch} are lost {name} those that arrived: {some[:5]} {around}"
                 )
         return len(partial), len(partial) + len(early) + len(after)
+
+    @cached_property
+    def of_the_dead(self) -> np.ndarray:
+        """Samples that were pushed to a daemon that had just been killed, as its source did not know yet."""
+        heard = np.append(self.samples["heard"][self.life.since :], False)
+        return np.arange(len(self.samples)) < self.life.since + int(np.argmin(heard))
+
+    def behind(self, used: int) -> float:
+        """How long samples took to the daemon until the last one that it used, seconds."""
+        ends, last = (
+            self.slots[self.last_slots],
+            np.array([f.t_in for f in itertools.compress(self.frames, self.observed)]),
+        )
+        of = np.flatnonzero(ends <= used)[-LAST_BINS:]
+        return float((last[of] - self.samples["pushed"][ends[of]]).max(initial=0.0))
 
     def unexcused(self, partial: np.ndarray) -> np.ndarray:
         """Good samples in no bin that are too many for the gaps about them: each gap lacks a sample at least."""
@@ -368,8 +427,9 @@ class RegularCheck(Check):
         return partial[(n_samples > n_gaps * (self.k - 1))[after]]
 
     def before(self) -> np.ndarray:
-        first = int(self.last_slots[0]) - self.k + 1
-        own = self.slots[max(0, first - self.k * self.n_before) : first]
+        if not self.observed[0] or self.last_slots[0] < 0:
+            return self.unknown()
+        own = self.slots[max(0, self.first_slot - self.k * self.n_before) : self.first_slot]
         if len(own) < self.k * self.n_before:
             return self.unknown()
         return self.samples["x"][own].reshape(self.n_before, self.k, -1).sum(axis=1)
@@ -412,8 +472,8 @@ class EventsCheck(Check):
             self.problem(f"{told} spikes are in bins or counters, pushed were {least} to {most}")
 
     def check_gaps(self) -> None:
-        """Bins are gaps while nothing comes, and no others: by when they were published, which no reset moves."""
-        out = np.array([frame.t_out for frame in self.frames])
+        """Bins are gaps while nothing comes, and no others: by when they were decided on, which no reset moves."""
+        out = np.array([frame.t_in for frame in self.frames])
         held_up = np.flatnonzero(np.diff(out) > HELD_UP_S)
         stalls = list(zip(out[held_up], out[held_up + 1], strict=True))
         silent, disturbed = np.zeros((2, len(out)), bool)
@@ -444,15 +504,31 @@ class EventsCheck(Check):
         sure = samples["heard"].copy()
         sure[1:] &= samples["heard"][:-1]
         ends = [*(np.flatnonzero(np.diff(samples["epoch"])) + 1), self.life.told - self.life.since]
-        for end in ends:
-            sure[max(0, end - self.in_flight) : end] = False
+        begins = [0, *ends[:-1]]
+        for begin, end in zip(begins, ends, strict=True):
+            broke = samples["pushed"][end - 1]
+            sure[begin:end] &= samples["pushed"][begin:end] < broke - IN_FLIGHT_S - self.held_up(broke)
         sure[ends[-1] :] = False
         return sure
+
+    def held_up(self, when: float) -> float:
+        """For how long the daemon looked at nothing, at most, about a time."""
+        looked = np.array([frame.t_in for frame in self.frames])
+        about = looked[np.abs(looked - when) < ABOUT_S]
+        return float(np.diff(about).max(initial=0.0))
+
+    def offsets(self) -> np.ndarray:
+        return np.array(self.life.offsets)
+
+    @cached_property
+    def near(self) -> float:
+        """Between a spike and a bin's edge, where it may be in this bin or that."""
+        return NEAR_S + float(np.abs(self.offsets()).max(initial=0.0))
 
     def unpublished(self, stamps: np.ndarray, parts: list[slice]) -> int:
         """Spikes before the first bin that was published, or after the last."""
         first, last = self.frames[0].t_bin - 1 / self.rate, self.frames[-1].t_bin
-        return int((stamps[parts[0]] < first + NEAR_S).sum() + (stamps[parts[-1]] > last - NEAR_S).sum())
+        return int((stamps[parts[0]] < first + self.near).sum() + (stamps[parts[-1]] > last - self.near).sum())
 
     def check_run(self, bins: slice, spikes: np.ndarray, sure: np.ndarray) -> int:
         """Of bins between two resets of the clock: how many spikes they lack."""
@@ -481,7 +557,9 @@ class EventsCheck(Check):
     def counted(self, spikes: np.ndarray, sure: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Spikes by bin and channel: those that are in it surely, and those that may be, at an edge or perhaps lost."""
         begin, channels = ends[0] - 1 / self.rate, spikes["x"][:, 0].astype(int)
-        low, high = (np.floor((spikes["stamp"] - begin + off) * self.rate).astype(int) for off in (-NEAR_S, NEAR_S))
+        low, high = (
+            np.floor((spikes["stamp"] - begin + off) * self.rate).astype(int) for off in (-self.near, self.near)
+        )
 
         def table(bins: np.ndarray, some: np.ndarray) -> np.ndarray:
             counts, some = np.zeros((len(ends), self.n_channels), int), some & (bins >= 0) & (bins < len(ends))
@@ -494,6 +572,17 @@ class EventsCheck(Check):
     def before(self) -> np.ndarray:
         """Not known: a spike at a bin's edge is in this one or that by the daemon's clock."""
         return self.unknown()
+
+
+def _offset(stamps: np.ndarray, times: np.ndarray, before: float) -> float:
+    """By how much some bins' times are off their samples' stamps, most by the same; `before` where they are not."""
+    some = np.sort(stamps[(stamps > times.min() - 2 * CLOCK_S) & (stamps < times.max() + 2 * CLOCK_S)])
+    possible = times[0] - some[np.abs(times[0] - some) < CLOCK_S]
+    if not possible.size:
+        return before
+    wanted = times - possible[:, None]
+    n = (np.searchsorted(some, wanted + EXACT_S) > np.searchsorted(some, wanted - EXACT_S)).sum(axis=1)
+    return float(possible[np.argmax(n)]) if 2 * n.max() > len(times) else before
 
 
 def _runs(times: np.ndarray) -> Iterator[slice]:

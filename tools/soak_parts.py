@@ -20,6 +20,7 @@ GOOD, NAN, HUGE, DUPLICATE, BACKWARD = range(5)  # what kind of sample it is
 
 CROWD = 50  # subscribers that stay
 GREETED_S = 10.0  # within which a daemon has to send a new subscriber its schema; it takes milliseconds
+BEHIND_S = 3.0  # that a source may be; what was due for longer it leaves out, as a rig does whose buffer is full
 JITTER = {"counts": 0.1, "samples": 0.1, "events": 0.5}  # of a period
 
 
@@ -53,6 +54,8 @@ def source(name: str, source_id: str, kind: str, n_channels: int, rate: float, l
         start, shift, at = pylsl.local_clock(), 0.0, 0
         while True:
             at += 1
+            if pylsl.local_clock() > start + at / rate + BEHIND_S:
+                at = round((pylsl.local_clock() - start) * rate)
             order = next_order(start + at / rate - pylsl.local_clock())
             what, _, value = order.partition(" ")
             if what == "gap":
