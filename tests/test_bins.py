@@ -434,17 +434,38 @@ def test_while_the_stream_is_away_silence_is_no_news():
 def test_a_stream_that_was_away_spoils_the_open_bin_and_none_after_it():
     binner = EventsBinner(2, 0.02)
     binner.push(np.array([0]), np.array([10.0]))
-    binner.miss(10.05)
+    binner.miss()
     bins = pushed_and_flushed(binner, np.array([0, 1]), np.array([10.055, 10.065]), 10.08)
     assert bins.observed.tolist() == [False, False, False, True]
     assert bins.counts.tolist() == [[0, 0], [0, 0], [0, 0], [0, 1]]
     assert (binner.counters.gaps, binner.counters.partial) == (3, 2)
 
 
+def test_a_stream_that_was_away_is_back_with_its_first_spike():
+    binner = EventsBinner(1, 0.02)
+    binner.push(np.zeros(1), np.array([10.0]), 10.001)
+    binner.miss()
+    assert binner.advance(10.05).observed.tolist() == [False, False]
+    assert binner.push(np.zeros(1), np.array([10.055]), 10.075).observed.tolist() == []
+    assert binner.push(np.zeros(1), np.array([10.085]), 10.086).observed.tolist() == [False, False]
+    assert binner.push(np.zeros(1), np.array([10.105]), 10.106).observed.tolist() == [True]
+
+
+def test_a_stream_that_is_back_with_later_stamps_had_no_bins_of_silence_before_them():
+    binner = EventsBinner(1, 0.02)
+    binner.push(np.zeros(1), np.array([10.0]), 13.0)
+    assert binner.advance(13.03).observed.tolist() == [True]
+    binner.miss()
+    bins = binner.push(np.zeros(2), np.array([13.501, 13.521]), 13.522)
+    assert len(bins.index) == 175
+    assert not bins.observed.any()
+    assert binner.push(np.zeros(1), np.array([13.541]), 13.542).observed.tolist() == [True]
+
+
 def test_after_a_reset_the_bins_that_were_missed_before_it_are_forgotten():
     binner = EventsBinner(2, 0.02)
     binner.push(np.array([0]), np.array([10.0]))
-    binner.miss(11.0)
+    binner.miss()
     binner.push(np.array([1]), np.array([5.0]))
     bins = binner.flush(5.04)
     assert binner.counters.resets == 1

@@ -59,6 +59,7 @@ class EventsBinner:
         self._time = 0  # the newest stamp, or later by the clock
         self._clock_shift = 0  # of the stamps' clock against `advance`'s
         self._compared = False
+        self._away = False  # until the next spike
         self._missed = -1  # the last bin that the stream was away in
 
     @property
@@ -108,15 +109,9 @@ class EventsBinner:
             self._close_until(self._time - self._lateness, observed)
         return self._out.bins()
 
-    def miss(self, now: float) -> None:
-        """The bins until now are not observed, the open one too: the stream was away.
-
-        Args:
-            now: as in `advance`.
-        """
-        if self._origin is not None:
-            since = round(now * 1e9) + self._clock_shift - self._origin
-            self._missed = since * self._scale // self._width
+    def miss(self) -> None:
+        """The stream was away: no bin is observed until a spike says that it is back, nor the one that is open then."""
+        self._away = self._origin is not None
 
     def flush(self, t_end: float, *, observed: bool = True) -> Bins:
         """Gives the bins that end at `t_end` seconds or before by the stamps' own clock, without waiting.
@@ -152,6 +147,9 @@ class EventsBinner:
         elif time < self._newest - BACKWARD_NS or time > self._time + FORWARD_NS:
             self._clock_shift += time - self._time
             self._reset(time)
+        if self._away:
+            reached = time if came is None else max(time, came + self._clock_shift)
+            self._missed, self._away = (reached - self._origin) * self._scale // self._width, False
         self._newest = max(self._newest, time)
         if time > self._time:
             self._time = time
@@ -177,7 +175,7 @@ class EventsBinner:
         assert self._origin is not None
         t_end = (self._origin * self._scale + (bin_ + 1) * self._width) / (self._scale * 1_000_000_000)
         counts = self._ring[bin_ % len(self._ring)]
-        if observed and bin_ > self._missed:
+        if observed and bin_ > self._missed and not self._away:
             self._out.add(self._base + bin_, t_end, counts)
         else:
             self._out.add_unobserved(self._base + bin_, t_end)
@@ -192,5 +190,5 @@ class EventsBinner:
         self._close(self._closed, observed=False)
         self._base += self._closed + 1
         self._closed = 0
-        self._missed = -1
+        self._missed, self._away = -1, False
         self._origin = self._newest = self._time = time

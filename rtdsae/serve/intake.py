@@ -94,7 +94,7 @@ class EventsIntake:
         """Waits for spikes until the open bin is due."""
         if source is not self._source:  # what the open bin had before this connection is not known
             self._source = source
-            self._binner.miss(pylsl.local_clock())
+            self._binner.miss()
         left = self._binner.due - pylsl.local_clock()
         taken = source.pull(MAX_PULL, min(max(left, 0.0), PATIENCE_S))
         if taken:
