@@ -256,6 +256,17 @@ def test_bins_of_spikes_are_gaps_while_none_come():
         assert (problems_of("check_gaps", frames_of(times, np.flatnonzero(gaps)), samples) == []) == right
 
 
+def test_a_bin_of_which_spikes_were_pushed_to_nobody_is_a_gap():
+    stamps, times = np.arange(0.0, 1.0, 0.002), np.arange(0.1, 0.9, 1 / RATE)
+    away, told = np.flatnonzero((times > 0.301) & (times < 0.561)), []
+    for gaps, right in ((away, True), (away[:-1], False), (away[1:], False)):
+        life = Life(0, 0, 0, frames=frames_of(times, gaps))
+        check = EventsCheck(life, samples_of([0.0]), RATE, TOYS, told.append)
+        check.check_unheard(slice(0, len(times)), stamps[(stamps > 0.3) & (stamps < 0.555)])
+        assert (told == []) == right
+        told.clear()
+
+
 def test_what_the_last_status_says_is_what_was_seen():
     frames = frames_of(np.arange(300) / RATE, anchored=(0, 20))
     status = {

@@ -442,13 +442,15 @@ class EventsCheck(Check):
         self.check_gaps()
         samples, sure = self.samples[self.here], self.surely_heard()
         late, good = samples["kind"] == BACKWARD, samples["kind"] == GOOD
-        heard = samples["heard"]
-        clock = good & (heard | np.append(heard[1:], False))  # one may be heard by who connects just now
+        heard = samples["heard"] | np.append(samples["heard"][1:], False)  # by who connects just now, perhaps
+        clock = good & heard
         runs, parts = list(_runs(np.array([f.t_bin for f in self.frames]))), list(_runs(samples["stamp"][clock]))
         missing = 0
         for bins, part in zip(runs, parts, strict=False):
             own = np.flatnonzero(clock)[part]
             missing += self.check_run(bins, samples[own], sure[own])
+            between = samples[own[0] : own[-1]]
+            self.check_unheard(bins, between["stamp"][(good & ~heard)[own[0] : own[-1]]])
         outside = self.unpublished(samples["stamp"][clock], parts)
         back, ahead = self.steps(samples["stamp"][clock])
         if len(runs) > 1 + back + ahead:
@@ -546,6 +548,14 @@ class EventsCheck(Check):
             )
         return int(np.maximum(surely - counts, 0).sum())
 
+    def check_unheard(self, bins: slice, stamps: np.ndarray) -> None:
+        """A bin is a gap where spikes of it were pushed while nobody was connected: before a connection, mostly."""
+        ends = np.array([frame.t_bin for frame in self.frames[bins]])
+        low, high = self.around(stamps, ends)
+        of = low[(low == high) & (low >= 0) & (low < len(ends))]
+        for i in of[self.observed[bins][of]][:1]:
+            self.problem(f"bin {self.frames[bins][i].bin} is no gap, though spikes of it were pushed to nobody")
+
     def undisturbed(self) -> np.ndarray:
         """Bins about which no spike was dropped, nor for some time after."""
         bins, dropped = np.array([(0, 0), *self.life.dropped]).T
@@ -568,6 +578,11 @@ class EventsCheck(Check):
 
         edge = low < high
         return table(low, sure & ~edge), table(low, np.ones_like(edge)) + table(high, edge)
+
+    def around(self, stamps: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """In which bin a spike is: one, or one of two at an edge."""
+        low, high = (np.floor((stamps - ends[0] + off) * self.rate + 1).astype(int) for off in (-self.near, self.near))
+        return low, high
 
     def before(self) -> np.ndarray:
         """Not known: a spike at a bin's edge is in this one or that by the daemon's clock."""
