@@ -61,8 +61,8 @@ def source(name: str, source_id: str, kind: str, n_channels: int, rate: float, l
             if what == "gap":
                 at += int(value)
                 time.sleep(max(0.0, start + at / rate - pylsl.local_clock()))
-            elif what == "reset":
-                shift += float(value)
+            elif what == "reset":  # from now on, not from what is still due
+                shift, at = shift + float(value), max(at, round((pylsl.local_clock() - start) * rate))
             stamp = start + shift + (at + rng.uniform(-jitter, jitter)) / rate
             x = (rng.integers(n_channels, size=1) if events else rng.poisson(1.0, n_channels)).astype(np.float32)
             if what in ("nan", "huge"):
