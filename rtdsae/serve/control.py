@@ -91,7 +91,7 @@ class AskSchema(Request, frozen=True, tag="schema"):
 class AskHistory(Request, frozen=True, kw_only=True, tag="history"):
     """Asks for bins again: those whose `seq` is `from` to `to`, both included, or the `last` so many."""
 
-    first: Seq = msgspec.field(default=0, name="from")
+    first: Seq | None = msgspec.field(default=None, name="from")
     final: Seq | None = msgspec.field(default=None, name="to")
     last: Seq | None = None
 
@@ -201,10 +201,12 @@ class Control:
         return [_ok(request)]
 
     def _history(self, request: AskHistory) -> list[bytes]:
+        if request.last is not None and (request.first, request.final) != (None, None):
+            raise ControlError("history has `from` and `to`, or `last` alone: they do not go together")
         oldest, newest = self._backend.kept() or (None, None)
         frames: list[bytes] = []
         if oldest is not None and newest is not None:
-            first, final = request.first, newest if request.final is None else request.final
+            first, final = request.first or 0, newest if request.final is None else request.final
             if request.last is not None:
                 first, final = newest + 1 - request.last, newest
             frames = self._frames(max(first, oldest), min(final, newest))

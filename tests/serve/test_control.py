@@ -158,6 +158,17 @@ def test_history_is_what_was_asked_for_and_kept(client, fields, expected):
     assert found == {"ok": True, "id": None, "oldest": 1000, "newest": 4999} | ends
 
 
+@pytest.mark.parametrize("other", [{"from": 0}, {"from": 4990}, {"to": 4999}, {"from": 4990, "to": 4999}])
+def test_history_is_asked_for_in_one_way(client, other):
+    found, frames = ask(client, "history", last=2, id=1, **other)
+    assert not frames
+    assert found == {
+        "ok": False,
+        "id": 1,
+        "error": "history has `from` and `to`, or `last` alone: they do not go together",
+    }
+
+
 def test_history_before_the_first_bin(client, daemon):
     daemon.newest = daemon.oldest - 1
     found, frames = ask(client, "history")
