@@ -327,10 +327,11 @@ def test_a_browser_without_a_network_shows_it(runs, browser, name, scheme):
         shown.goto((runs / name / "report.html").as_uri())
         assert shown.evaluate("document.documentElement.scrollWidth") <= width
         boxes = shown.evaluate(
-            "[...document.querySelectorAll('figure svg')].map(e => e.getBoundingClientRect().height)"
+            "[...document.querySelectorAll('figure svg')].map(e => e.getBoundingClientRect().toJSON())"
         )
         assert len(boxes) >= 6
-        assert min(boxes) > 100
+        assert min(box["height"] for box in boxes) > width / 8
+        assert max(box["right"] for box in boxes) <= width  # no figure is to be moved sideways
     paper, ink = shown.evaluate("(s => [s.backgroundColor, s.color])(getComputedStyle(document.body))")
     bright = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (paper, ink)]
     assert (bright[0] > bright[1]) == (scheme == "light")
