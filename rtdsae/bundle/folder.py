@@ -182,7 +182,7 @@ def check_replaceable(path: Path, overwrite: bool) -> None:
     if not path.exists() and not path.is_symlink():
         return
     if not overwrite:
-        raise BundleError(f"{path}: exists already: choose another name")
+        raise BundleError(f"{path}: exists already: choose another name, or replace it with --overwrite")
     if path.is_symlink() or not (path / _MANIFEST).is_file():
         raise BundleError(f"{path}: exists and is not a bundle, so it is not replaced: choose another name")
 

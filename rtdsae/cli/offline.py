@@ -208,9 +208,11 @@ class Calibrate(msgspec.Struct, frozen=True, kw_only=True):
 
     def run(self) -> None:
         """Fits, exports, and says what came of it."""
+        from rtdsae.bundle import check_replaceable
         from rtdsae.recordings import load
         from rtdsae.train.config import calibration_config
 
+        check_replaceable(self.out, self.overwrite)  # before a run is exported, which takes a minute
         with bundle_of(shipped.model(self.source)) as bundle:
             config = calibration_config(bundle.manifest.config, self.set, self.data, str(self.source))
             recording = load(self.data, config.data.bin_width_s)

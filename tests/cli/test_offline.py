@@ -285,7 +285,7 @@ CALIBRATE = ("calibrate", "both", "--data", "wave.h5", "--out", "new")
         (None, (*CALIBRATE, "--data", "tuesday.h5"), "both has a session 'tuesday' already: choose another name"),
         (None, (*CALIBRATE, "--session", "a/b"), "--session 'a/b': a name is letters"),
         (None, (*CALIBRATE, "--out", "my bundle"), "--out 'my bundle': a name is letters"),
-        (None, (*CALIBRATE, "--out", "bundle"), "bundle: exists already: choose another name"),
+        (None, (*CALIBRATE, "--out", "bundle"), "bundle: exists already: choose another name, or replace it with --o"),
         (None, (*CALIBRATE, "--out", "run", "--overwrite"), "run: exists and is not a bundle, so it is not replaced"),
         (None, (*CALIBRATE, "--set", "model.gen_dim=3"), "--set model.gen_dim=3: a calibration leaves the model"),
         (None, (*CALIBRATE, "--set", "fit.epoch=3"), "did you mean `epochs`?"),
@@ -308,6 +308,12 @@ def test_calibrate(here, capsys, spoil, args, said):
     if spoil:
         spoil()
     assert said in refused(capsys, *args)
+
+
+def test_a_calibration_that_has_no_place_is_refused_before_its_run_is_exported(tmp_path, capsys):
+    """The export takes a minute; here there is no run to export, which would be said first."""
+    (tmp_path / "run.json").touch()
+    assert "exists already" in refused(capsys, "calibrate", tmp_path, "--data", "day.h5", "--out", tmp_path)
 
 
 @pytest.mark.parametrize(
