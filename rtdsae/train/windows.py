@@ -3,6 +3,7 @@
 Several sessions share a model, and a batch: its windows are of any of them, sorted by session, since neurons differ.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -84,7 +85,9 @@ class Tensors:
 
     def __init__(self, recording: Recording, cv_mask: float = 0.0) -> None:
         self.recording = recording
-        self.counts = torch.from_numpy(compact(recording.counts))
+        with warnings.catch_warnings():  # nothing writes to them, and trials of a search share what they may only read
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            self.counts = torch.from_numpy(compact(recording.counts))
         self.heldin = torch.from_numpy(recording.heldin)
         u = recording.external
         self.u = None if u is None else torch.from_numpy(mapped.copied(u, np.float32, "a copy of the external inputs"))
@@ -120,13 +123,13 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 def compact(counts: np.ndarray) -> np.ndarray:
-    """The same values in a type of at most four bytes; no copy where it is one already, and writable."""
+    """The same values in a type of at most four bytes; no copy where it is one already."""
     if counts.dtype == np.uint16 and counts.max() < 1 << 15:
         counts = counts.view(np.int16)  # which PyTorch can index, where they are
     kind = counts.dtype
     if kind not in (np.float32, np.uint8, np.int8, np.int16):
         kind = np.dtype(np.uint8 if counts.max() < 1 << 8 and mapped.whole(counts) else np.float32)
-    if counts.dtype == kind and counts.flags.writeable:
+    if counts.dtype == kind:
         return counts
     return mapped.copied(counts, kind, f"a copy of the counts as {kind}")
 

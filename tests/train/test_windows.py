@@ -193,6 +193,20 @@ def test_counts_of_two_bytes_stay_where_they_are_if_pytorch_can_index_them(most,
     np.testing.assert_array_equal(tensors.windows_at(torch.tensor([2]), 5).counts[0], counts[2:7])
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32])
+def test_counts_that_may_only_be_read_stay_where_they_are(kind):
+    """As the trials of a search have them, which share one copy."""
+    counts = np.arange(40, dtype=kind).reshape(20, 2)
+    counts.flags.writeable = False
+    recording = Recording(counts, 0.02, segments=[[0, 20]], splits=np.array(["train"]))
+    assert not recording.counts.flags.writeable
+    tensors = Tensors(recording)
+    assert np.shares_memory(tensors.counts.numpy(), counts)
+    batch = tensors.windows_at(torch.tensor([2]), 5)
+    batch.counts.zero_()  # a batch is its own
+    assert counts[2:7].any()
+
+
 def test_whole_numbers_of_a_wide_type_are_a_byte_each():
     counts = np.random.default_rng(0).poisson(1.0, (300, 4)).astype(np.float64)
     made = Tensors(Recording(counts, 0.02)).counts
