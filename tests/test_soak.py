@@ -88,8 +88,8 @@ def samples_of(stamps, kinds=0, heard=True, epoch=0):
 def problems_of(check, frames, samples=None, k=1, **life):
     """What a check says of a life."""
     samples, found = samples_of([0.0]) if samples is None else samples, []
-    life = {"status": {"stream": {"unread": 0}}} | life
-    facts = Life(0, len(samples), len(samples), frames=frames, **life), samples, RATE, TOYS, found.append
+    life = {"since": 0, "status": {"stream": {"unread": 0}}} | life
+    facts = Life(until=len(samples), told=len(samples), frames=frames, **life), samples, RATE, TOYS, found.append
     checker = EventsCheck(*facts) if check == "check_gaps" else RegularCheck(k, *facts)
     if check == "check_epoch":
         binned = np.zeros(len(samples), bool)
@@ -218,6 +218,7 @@ def test_a_clock_that_was_measured_wrong_is_found_by_its_samples(k):
     clock = np.where(np.arange(60) < 40, 0.0312, 0.0012)
     uneven = np.arange(60) / RATE + 0.04 * (np.arange(60) % 2)
     frames = frames_of(times + clock)
+    assert "the statuses say 0.0000" in problems_of("check_clock", frames, samples_of(stamps), k, offsets=[0.0])[0]
     assert "is taken to be off by 0.0312 s" in problems_of("check_clock", frames, samples_of(stamps), k)[0]
     frames = [dataclasses.replace(frame, t_in=t) for frame, t in zip(frames, uneven, strict=True)]
     for check in ("check_clock", "check_epoch"):
@@ -232,15 +233,29 @@ def test_what_was_pushed_to_a_daemon_that_was_killed_is_not_missed_by_the_next()
     stamps, times = jittered(60)
     ended, begun = np.arange(60) < 30, np.arange(60) >= 50
     frames = frames_of(times[50:])
-    assert not problems_of("check_epoch", frames, samples_of(stamps, heard=ended | begun))
-    for heard in (begun | (np.arange(60) > 45), ended | begun | (np.arange(60) // 2 == 20)):
-        assert "lost before" in problems_of("check_epoch", frames, samples_of(stamps, heard=heard))[0]
+    for heard, right in ((ended | begun, True), (ended | begun | (np.arange(60) // 2 == 20), False)):
+        assert (problems_of("check_epoch", frames, samples_of(stamps, heard=heard), since=10) == []) == right
+    assert "lost before" in problems_of("check_epoch", frames, samples_of(stamps, heard=ended | begun))[0]
 
 
 def test_what_a_daemon_that_is_killed_takes_with_it_is_as_much_as_it_was_behind():
     stamps, times = jittered(200)
     for n, behind, right in ((190, 0.0, True), (150, 0.0, False), (150, 0.4, True), (100, 0.4, False)):
         frames = [dataclasses.replace(frame, t_in=frame.t_in + behind) for frame in frames_of(times[:n])]
+        assert (problems_of("check_epoch", frames, samples_of(stamps)) == []) == right
+
+
+def test_what_came_before_a_model_could_be_anchored_is_not_missed():
+    stamps, times = jittered(60)
+    for first, right in ((5, False), (15, True)):
+        frames = [dataclasses.replace(frame, bin=first + frame.bin) for frame in frames_of(times[10:])]
+        assert (problems_of("check_epoch", frames, samples_of(stamps)) == []) == right
+
+
+def test_what_is_dropped_before_a_daemon_that_is_ten_seconds_behind_is_excused():
+    stamps, times = jittered(60)
+    for behind, right in ((0.1, False), (8.0, False), (9.9, True)):
+        frames = [dataclasses.replace(frame, t_in=frame.t_in + behind) for frame in frames_of(times, gaps=(20, 21))]
         assert (problems_of("check_epoch", frames, samples_of(stamps)) == []) == right
 
 

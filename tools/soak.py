@@ -264,7 +264,9 @@ class Soak:
 
     def kill_source(self) -> None:
         self.source.kill()
-        self.life.losses += 1
+        self.life.losses += bool(
+            read_logs(self.logs[-1:], self.record)["heard"].any()
+        )  # else there was nothing to lose
 
     def restart(self) -> None:
         """The source is killed, and another is there some time later, of the same name or another."""
