@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rtdsae.wire import Flags, Latents, Schema
 
-__all__ = ["HOLE", "KEPT_S", "RESTART", "Ring"]
+__all__ = ["HOLE", "KEPT_S", "RESTART", "Ring", "Slots"]
 
 KEPT_S = 60.0  # the longest time window of the page
 MAX_BYTES = 256 << 20  # very wide arrays are kept for a shorter time

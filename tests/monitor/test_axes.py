@@ -1,6 +1,7 @@
 """The state's directions: the true ones, steady, with a sign that stays."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,9 +22,8 @@ def rotation(n, seed=1):
 
 def test_they_are_the_leading_principal_directions():
     turn = rotation(8)
-    directions = Directions(8, half_life=1e4)
-    directions.learn(rows(5000, np.array([8, 4, 2, 0.1, 0.1, 0.1, 0.1, 0.1]), turn))
-    directions.turn()
+    directions = Directions(8)
+    directions.turn(rows(5000, np.array([8, 4, 2, 0.1, 0.1, 0.1, 0.1, 0.1]), turn))
     agreement = np.abs(turn[:, :3].T @ directions.basis)
     np.testing.assert_allclose(agreement, np.eye(3), atol=0.03)
     projected = directions.project(rows(2000, np.array([8, 4, 2, 0.1, 0.1, 0.1, 0.1, 0.1]), turn, seed=2))
@@ -35,49 +35,73 @@ def test_they_are_the_leading_principal_directions():
 @given(st.integers(0, 1000), st.integers(2, 12))
 def test_they_never_jump(seed, n_columns):
     rng = np.random.default_rng(seed)
-    directions = Directions(n_columns, half_life=500.0)
-    directions.learn(rng.standard_normal((200, n_columns)).astype(np.float32))
-    directions.turn()
-    for _ in range(20):  # all variances are alike: ordinary principal components would change places at every look
+    directions, came = Directions(n_columns), rng.standard_normal((500, n_columns)).astype(np.float32)
+    directions.turn(came[:200])
+    for i in range(210, 410, 10):  # all variances are alike: ordinary principal components would change places
         before = directions.basis.copy()
-        directions.learn(rng.standard_normal((10, n_columns)).astype(np.float32))
-        directions.turn()
+        directions.turn(came[max(0, i - 300) : i])
         assert (np.sum(before * directions.basis, axis=0) > 0.8).all()
         np.testing.assert_allclose(directions.basis.T @ directions.basis, np.eye(directions.basis.shape[1]), atol=1e-9)
 
 
 def test_they_follow_what_changes():
-    directions = Directions(3, half_life=100.0)
+    directions = Directions(3)
     for scales in ([5, 1, 0.1], [0.1, 1, 5]):
         for seed in range(60):
-            directions.learn(rows(50, np.array(scales), np.eye(3), seed))
-            directions.turn()
+            directions.turn(rows(50, np.array(scales), np.eye(3), seed))
     assert abs(directions.basis[2, 0]) > 0.99
 
 
 def test_rows_that_are_not_finite_teach_nothing():
-    directions = Directions(2, half_life=100.0)
-    directions.learn(np.array([[np.nan, 1], [np.inf, 2]] * 20, np.float32))
+    directions = Directions(2)
+    directions.turn(np.array([[np.nan, 1], [np.inf, 2]] * 20, np.float32))
     assert not directions.ready
-    directions.turn()
     assert np.isfinite(directions.basis).all()
 
 
 def test_still_factors_have_directions_too():
-    directions = Directions(4, half_life=100.0)
-    directions.learn(np.full((50, 4), 2.5, np.float32))
-    directions.turn()
+    directions = Directions(4)
+    directions.turn(np.full((50, 4), 2.5, np.float32))
     np.testing.assert_allclose(directions.project(np.full((1, 4), 2.5, np.float32)), 0, atol=1e-5)
 
 
-def ring_of(rows, swapped_at=()):
-    """A ring that has these rows, at 1 kHz."""
-    schema = Schema("toy", "00ff", 0.001, (Array("factors", (rows.shape[1],)),))
-    ring = Ring(schema, 1)
-    for i, row in enumerate(rows):
+@pytest.mark.parametrize("place", [0, 3, 9, 150, 399])
+@pytest.mark.parametrize("value", [1e6, 1e30, -3e38])
+def test_a_row_beyond_all_sense_changes_nothing(place, value):
+    usual = rows(400, np.array([8, 4, 2, 0.1]), rotation(4))
+    broken, with_it, without = usual.copy(), Directions(4), Directions(4)
+    broken[place, 1] = value
+    for n in (10, 100, 400):
+        with_it.turn(broken[:n])
+        without.turn(usual[:n])
+    np.testing.assert_allclose(with_it.mean, without.mean, atol=0.1)
+    np.testing.assert_allclose(with_it.basis, without.basis, atol=0.1)
+
+
+def added(ring, rows, swapped_at=()):
+    """These rows at the end of a ring."""
+    schema, width_s = ring.schema, ring.schema.bin_width_s
+    for i, row in enumerate(rows, ring.end):
         flags = Flags.SWAPPED if i in swapped_at else Flags(0)
-        ring.add(Latents(flags, 7, i, i, 0.001 * i, 0.0, 0.0, schema.id, row, schema), 0.001 * i, 0)
+        ring.add(Latents(flags, 7, i, i, width_s * i, 0.0, 0.0, schema.id, row, schema), width_s * i, 0)
     return ring
+
+
+def ring_of(rows, swapped_at=(), width_s=0.001):
+    """A ring that has these rows, at 1 kHz."""
+    return added(Ring(Schema("toy", "00ff", width_s, (Array("factors", (rows.shape[1],)),)), 1), rows, swapped_at)
+
+
+def test_what_was_shown_a_minute_ago_is_forgotten():
+    """Also where it was so much, and so large, that nothing can be known of it but that it is the model's."""
+    turn, scales = rotation(4), np.array([8, 4, 2, 0.1])
+    axes, ring = Axes(), ring_of(1e30 * rows(900, scales[::-1], turn), width_s=0.02)
+    axes.follow(ring, 0.0)
+    for second in range(1, 90):
+        axes.follow(added(ring, rows(50, scales, turn, second)), second)
+    agreement = np.abs(turn[:, :3].T @ axes._directions.basis)
+    np.testing.assert_allclose(agreement, np.eye(3), atol=0.05)
+    assert np.abs(axes.trail(ring, 4.0, 200)).max() < 40
 
 
 def test_they_begin_anew_after_a_swap_that_nobody_watched():

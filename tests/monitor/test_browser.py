@@ -313,6 +313,18 @@ def test_what_is_no_number_is_told_and_breaks_nothing(tmp_path, visit):
         assert page.locator('.trace[data-array="z"] b').first.inner_text() == "no value"
 
 
+def test_the_state_is_seen_again_soon_after_a_value_beyond_all_sense(monitor, visit):
+    frames = visit(monitor).evaluate(
+        """async () => {
+            const { Extent } = await import("./paint.js");
+            const extent = new Extent();
+            extent.follow(1e30);
+            for (let n = 0; n < 1e5; n++) if (extent.follow(1) <= 2) return n;
+        }"""
+    )
+    assert 100 < frames < 500  # 30 a second: some seconds, and not at once
+
+
 def test_labels_are_text_and_never_code(tmp_path, visit):
     bad = '<img src=x onerror="document.title=1">'
     arrays = (Array("factors", (2,), bad, (bad, "</script>")), Array("behaviour", (2,), bad, (bad, bad)))

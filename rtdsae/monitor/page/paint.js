@@ -59,7 +59,7 @@ export function make(tag, { text, ...attributes } = {}, ...children) {
   return found;
 }
 
-/** Follows a changing extent: grows at once, shrinks slowly, so that a picture keeps still. */
+/** Follows a changing extent: grows at once, shrinks slowly, so that a picture keeps still; the faster, the more. */
 export class Extent {
   constructor() {
     this.value = 0;
@@ -67,7 +67,7 @@ export class Extent {
 
   follow(found) {
     if (!(found > 0 && Number.isFinite(found))) return this.value || 1;
-    this.value = found > this.value ? found * 1.15 : found < this.value * 0.5 ? this.value * 0.99 : this.value;
+    this.value = found > this.value ? found * 1.15 : found < this.value * 0.5 ? this.value * (found / this.value) ** 0.02 : this.value;
     return this.value;
   }
 }
