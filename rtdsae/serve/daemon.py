@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 STATUS_PERIOD_S = 1.0
 CHORES_PERIOD_S = 0.02
 PATIENCE_S = 10.0  # with a stream of which nothing comes out
-DRAIN_S = 1.0  # for what has arrived and is not yet decoded, at the end
+DRAIN_S = 1.0  # for what was sent and is not yet decoded, at the end
 LOADING_S = 5.0  # likewise, for a swap to leave ONNX Runtime
 LATE, SWAPPED = int(Flags.LATE), int(Flags.SWAPPED)
 
@@ -56,8 +56,8 @@ LATE, SWAPPED = int(Flags.LATE), int(Flags.SWAPPED)
 class Daemon:
     """Serves one bundle on one stream until it is told to stop.
 
-    SIGTERM and SIGINT end the main loop; what has arrived by then is still decoded and published. A second SIGINT
-    skips that.
+    SIGTERM and SIGINT end the main loop; what was sent by then is still decoded and published. A second SIGINT skips
+    that.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -76,6 +76,7 @@ class Daemon:
         self._flags = 0  # for the next bin that is published
         self._bins_late = 0
         self._last_pull = self._last_input = -np.inf
+        self._decoded_to = -np.inf  # the end of the last bin
         self._next_chores = self._next_status = -np.inf
         self._explain_at = np.inf
         self._overdue = False  # an anchor, and it was said
@@ -206,7 +207,8 @@ class Daemon:
             if self._handover.waiting:
                 self._hand_over()
         if len(bins.index):
-            self._wake.arrived(t_in, float(bins.t_end[-1]))
+            self._decoded_to = float(bins.t_end[-1])
+            self._wake.arrived(t_in, self._decoded_to)
 
     def _publish(self, bin_: int, t_bin: float, t_in: float, flags: int) -> None:
         t_out = pylsl.local_clock()
@@ -351,12 +353,17 @@ class Daemon:
     # end --------------------------------------------------------------------------------------------------------------
 
     def _drain(self) -> None:
-        """Decodes what has already arrived, for a second at most, and says a last status."""
-        deadline = pylsl.local_clock() + DRAIN_S
-        while not self.force_exit and pylsl.local_clock() < deadline:
+        """Decodes what was sent until now, for a second at most, and says a last status.
+
+        LSL may not have it all in hand yet, if the whole process was stopped: so it is waited for a moment.
+        """
+        told = pylsl.local_clock()
+        while not self.force_exit and pylsl.local_clock() < told + DRAIN_S:
             source = self._link.source
-            if not (source and source.available() and self._take(source)):
+            if not (source and (source.available() or self._decoded_to < told) and self._take(source)):
                 break
+        else:
+            self._link.abandon()
         self._next_status = -np.inf
         self._housekeep()
         log.info("published %d bins", self._seq)

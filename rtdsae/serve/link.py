@@ -30,7 +30,7 @@ class Link:
         source: the open stream; None while it is lost.
         connected: whether samples come.
         losses: how often the connection was lost.
-        unread: samples that had arrived and were lost with it: LSL hands out none after that.
+        unread: samples that had arrived and were lost with it, since LSL hands out none after that, or were abandoned.
     """
 
     def __init__(self, query: str, wanted: Wanted, silence_s: float = SILENT_S) -> None:
@@ -94,6 +94,12 @@ class Link:
         elif self._search is None and self._heard:
             # Its computer may be gone without a word, and another source have taken its place.
             self._search = Search(self._query, self._wanted, source, silent=True)
+
+    def abandon(self) -> None:
+        """Counts what has arrived and will not be decoded, since the daemon ends."""
+        if self.source and (n := self.source.available()):
+            self.unread += n
+            log.warning("%d samples had arrived and are not decoded", n)
 
     def status(self) -> dict[str, object]:
         """What the daemon's status says of it."""

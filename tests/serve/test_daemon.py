@@ -268,8 +268,10 @@ def test_a_signal_drains_and_exits_0(tmp_path, number):
         assert not served.socket.poll(100)  # the last status was the last word
 
 
-@pytest.mark.parametrize(("interrupts", "n_bins"), [(1, 45), (2, 0)])
-def test_what_has_arrived_by_the_end_is_published_unless_it_is_interrupted_twice(here, monkeypatch, interrupts, n_bins):
+@pytest.mark.parametrize(("interrupts", "n_bins", "unread"), [(1, 45, 0), (2, 0, 50)])
+def test_what_has_arrived_by_the_end_is_published_or_counted_if_it_is_interrupted_twice(
+    here, monkeypatch, interrupts, n_bins, unread
+):
     """In this process, since no signal to another one finds it with samples in hand that it has not yet decoded."""
     toy = Toy()
     with LslSource(toy.counts(50), 50.0, pace=500) as source:
@@ -283,6 +285,20 @@ def test_what_has_arrived_by_the_end_is_published_unless_it_is_interrupted_twice
         monkeypatch.setattr(daemon, "_main_loop", main_loop)
         daemon.run()
         assert daemon.status()["bins"] == n_bins
+        assert daemon.status()["stream"]["unread"] == unread
+
+
+def test_what_was_sent_before_the_end_and_is_still_on_its_way_is_published_too(here, monkeypatch):
+    """As after a pause of the whole process: of what waits in the socket LSL has the first sample in hand."""
+    monkeypatch.setattr("rtdsae.serve.intake.PATIENCE_S", 5.0)
+    monkeypatch.setattr("rtdsae.serve.daemon.DRAIN_S", 60.0)
+    toy = Toy()
+    with LslSource(toy.counts(50), 50.0, offsets=0.02 * np.arange(50) - 2.0, pace=100) as source:
+        daemon = here(toy, source)
+        monkeypatch.setattr(daemon, "_main_loop", lambda: until(lambda: daemon._link.source.available(), "a sample"))
+        daemon.run()
+    assert daemon.status()["bins"] == 45
+    assert daemon.status()["stream"]["unread"] == 0
 
 
 def test_two_interrupts_end_a_long_gap_too(here, monkeypatch):
