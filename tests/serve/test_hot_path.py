@@ -5,15 +5,21 @@ The daemon runs in this process, and its main loop is profiled: which functions 
 
 import contextlib
 import gc
+import json
 import sys
 import threading
 from types import ModuleType
 
 import numpy as np
 import pytest
+import zmq
 from lsl_source import LslSource
+from station import until
 from toy_bundle import Toy
 
+from rtdsae import wire
+from rtdsae.serve import publisher
+from rtdsae.serve.control import Control
 from rtdsae.serve.daemon import Daemon
 from rtdsae.serve.intake import EventsIntake, RegularIntake
 from rtdsae.serve.pipeline import Pipeline
@@ -144,3 +150,78 @@ def test_between_the_last_sample_of_a_bin_and_its_latents_there_is_nothing_but_d
 
 def _has_business(module):
     return any(module == known or module.startswith(f"{known}.") for known in PATH)
+
+
+FULL = 2000  # messages wait for a subscriber here: more than there are bins, so that one that reads loses none
+
+
+@pytest.fixture
+def connect():
+    context, sockets = zmq.Context(), []
+
+    def connect(kind, endpoint, **options):
+        socket = context.socket(kind)
+        for name, value in options.items():
+            socket.setsockopt(getattr(zmq, name), value)
+        socket.connect(endpoint)
+        sockets.append(socket)
+        return socket
+
+    yield connect
+    context.destroy(linger=0)
+
+
+@contextlib.contextmanager
+def flooded(*hostile):
+    """Clients of the control that ask without end, for much or for nonsense, and read no answer."""
+    over, texts = threading.Event(), (json.dumps({"request": "history", "last": 1000}).encode(), b"[")
+
+    def flood():
+        while not over.wait(0.001):
+            for socket, text in zip(hostile, texts, strict=True):
+                with contextlib.suppress(zmq.Again):
+                    socket.send(text, zmq.NOBLOCK)
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_nobody_who_does_not_read_or_asks_without_end_is_waited_for(make, connect, monkeypatch):
+    """A subscriber's queue is full before the first bin comes, and the control has something to answer all the time."""
+    monkeypatch.setattr(publisher, "HIGH_WATER", FULL)
+    toy, here, answered, bins = Toy(bin_width_s=WIDTH), set(), [], []
+    answer = Control._answer
+    monkeypatch.setattr(Control, "_answer", lambda *message: answer(*message) or answered.append(message))
+    with counts(toy) as source:
+        daemon = make(toy, source)
+        main_loop, housekeep, settings = daemon._main_loop, daemon._housekeep, daemon.settings
+
+        def watched():
+            deaf = connect(zmq.SUB, settings.pub, SUBSCRIBE=b"", RCVHWM=1)
+            other = connect(zmq.SUB, settings.pub, SUBSCRIBE=wire.LATENTS, RCVHWM=0)
+            other.subscribe(wire.SCHEMA)
+            until(lambda: daemon._publisher.greet() or (deaf.poll(0) and other.poll(0)), "the greeting of both")
+            for _ in range(2 * FULL):
+                daemon._publisher.send(b"fill" + bytes(1000))
+            hostile = [connect(zmq.DEALER, settings.control, RCVHWM=1, SNDHWM=10) for _ in range(2)]
+            with flooded(*hostile), profiled(lambda frame, *_: here.add(frame.f_globals["__name__"])):
+                main_loop()
+            while len(bins) < daemon._seq:
+                assert other.poll(20_000), "bins are missing"
+                bins.extend(found for found in [wire.decode(other.recv())] if isinstance(found, wire.Latents))
+            heard = [deaf.recv()[:4] for _ in range(FULL) if deaf.poll(0)]
+            assert set(heard) == {b"sche", b"fill"}  # of the bins it had none: there was no room
+
+        monkeypatch.setattr(daemon, "_main_loop", watched)
+        monkeypatch.setattr(
+            daemon, "_housekeep", lambda: housekeep() or min(daemon._seq, len(answered)) < N_BINS or daemon.stop()
+        )
+        daemon.run()
+    assert [found.seq for found in bins] == list(range(len(bins)))
+    assert [found.bin for found in bins] == list(range(toy.n_anchor, toy.n_anchor + len(bins)))
+    assert not here & {"rtdsae.serve.control", "rtdsae.serve.metrics", "rtdsae.serve.console"}
