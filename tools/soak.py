@@ -7,7 +7,8 @@ What is checked, all from outside (`soak_checks.py`):
     values      and its latents are what the model gives in numpy, and the blend of its lanes, and so are forecasts
     flags       a bin without its samples is flagged a gap, and no other; late where it was; anchored where a lane
                 was due, the model is new or it was asked for, and nowhere else; swapped where the model is another
-    times       bins follow one another by a bin's width, gaps as well; before a reset of the clock there is one
+    times       bins follow one another by a bin's width, gaps as well; before a reset of the clock there is one; the
+                source's clock is off by no more than it can be measured wrong, and as the statuses say
     samples     every sample that was pushed while the daemon was connected is in a bin, or in the counter that it
                 belongs to, one by one
     answers     what control answers: history is all that was published, garbage is refused, a swap swaps
