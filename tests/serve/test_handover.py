@@ -1,6 +1,7 @@
 """A swap while bins flow: a real source, daemon, subscriber and control client."""
 
 import contextlib
+import itertools
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from station import until
 from test_daemon import ARRAYS, Served
 from toy_bundle import Lanes, Toy
 
-from rtdsae import bundle
+from rtdsae import bundle, wire
 from rtdsae.client import Control
 from rtdsae.errors import BundleError, ControlError
 from rtdsae.serve import handover as module
@@ -103,6 +104,62 @@ def test_history_reaches_back_over_several_swaps(tmp_path):
         assert [f.seq for f in again] == list(range(seqs[-1] + 11))
         for bin_, frame in zip(again, served.frames, strict=False):
             assert (bin_.payload.tobytes(), bin_.flags) == (frame.payload.tobytes(), frame.flags | Flags.BACKFILL)
+
+
+def heard(socket, last):
+    """The bins that a subscriber has got, up to `seq` last."""
+    schema, bins = None, []
+    while not bins or bins[-1].seq < last:
+        assert socket.poll(20_000), "bins are missing"
+        match wire.decode(socket.recv()):
+            case wire.Schema() as schema:
+                pass
+            case wire.Latents() as latents:
+                bins.append(latents.bind(schema))
+    return bins
+
+
+def test_swaps_back_and_forth_at_a_thousand_bins_a_second_lose_none_with_any_subscriber(tmp_path):
+    """From lanes to a model that is anchored once and back, and bundles between that are refused."""
+    kind = {"n_channels": 6, "bin_width_s": 0.001}
+    models = Toy(**kind, lanes=2), Toy(**kind, seed=3, n_anchor=8, n_hidden=20)
+    bundles = [model.write(tmp_path / name) for model, name in zip(models, ("lanes", "once"), strict=True)]
+    refused = Toy(n_channels=7, bin_width_s=0.001).write(tmp_path / "refused")
+    x, endpoint, seqs = models[0].counts(100_000), f"ipc://{tmp_path}/control", [0]
+    with (
+        LslSource(x, 1000.0) as source,
+        Served(
+            tmp_path, models[0], f"source_id={source.source_id}", "--control", endpoint, bundle=bundles[0]
+        ) as served,
+        contextlib.ExitStack() as sockets,
+        Control(endpoint, timeout_s=60) as control,
+    ):
+        subscribers = [sockets.enter_context(served.context.socket(zmq.SUB)) for _ in range(3)]
+        for socket in subscribers:
+            socket.set(zmq.RCVHWM, 0)  # it waits here while we swap
+            socket.subscribe(b"")
+            socket.connect(served.endpoint)
+        served.bins(20)
+        for i in range(1, 5):
+            seqs.append(control.swap(bundles[i % 2])["seq"])
+            with pytest.raises(ControlError, match="a swap needs the same channels and bins"):
+                control.swap(refused)
+        bins, *others = (heard(socket, seqs[-1] + 100) for socket in subscribers)
+    assert [f.seq for f in bins] == list(range(bins[0].seq, bins[-1].seq + 1))
+    assert [f.bin - f.seq for f in bins] == [models[0].n_anchor] * len(bins)
+    assert [f.seq for f in bins if f.flags & Flags.SWAPPED] == seqs[1:]
+    for other in others:
+        first = max(other[0].seq, bins[0].seq)
+        again = [(f.seq, f.flags, f.schema_id, f.payload.tobytes()) for f in other if f.seq >= first]
+        assert again == [(f.seq, f.flags, f.schema_id, f.payload.tobytes()) for f in bins if f.seq >= first]
+    for i, (start, end) in enumerate(itertools.pairwise([*seqs, bins[-1].seq + 1])):
+        model, of_model = models[i % 2], [f for f in bins if start <= f.seq < end]
+        assert {f.schema.bundle_hash for f in of_model} == {bundle.load(bundles[i % 2]).hash}
+        first = start + models[0].n_anchor
+        expected, _ = Lanes.run(model, x[first - model.n_anchor : of_model[-1].bin + 1])
+        for name in ARRAYS:
+            found = np.stack([f[name] for f in of_model])
+            np.testing.assert_allclose(found, expected[name][of_model[0].seq - start :], atol=1e-3, rtol=1e-3)
 
 
 def described(name):
