@@ -31,7 +31,7 @@ LAST_BINS = 10  # by which it is told how far behind a daemon was
 RECONNECT_S = 3.0  # of bins that a subscriber may miss of a daemon that takes another one's place
 STEP_BINS = 0.75  # that a bin may end too early or late after the one before
 STATUS_S = 2.0  # between two statuses, of which one is due each second
-LATENCY_BINS = 8192  # of which a status tells the latency
+LATENCY_BINS, LATENCY_EXACT = 8192, 0.006  # of how many a status tells the latency, and to which part of it
 GROWTH_MB = 16.0
 LATE_S = 3.5  # a spike is not later than this: what holds up sources and the daemon is over by then
 LONG_S = 60.0  # from here on a daemon's memory and latency are compared between its thirds and halves
@@ -264,15 +264,14 @@ class Check(abc.ABC):
         if self.life.killed:
             return
         status, last = self.life.status, np.sort(self.life.delays()[-LATENCY_BINS:])
-        said = {name: round(1e6 * float(last[int(q * (len(last) - 1))]), 1) for name, q in (("p50", 0.5), ("max", 1.0))}
-        found = {"run": status["run"], "bundle": status["bundle"], "latency_us": status["latency_us"]}
-        true = {
-            "run": self.frames[-1].run,
-            "bundle": self.toys[self.frames[-1].schema_id].name,
-            "latency_us": status["latency_us"] | said,
-        }
+        found = {"run": status["run"], "bundle": status["bundle"]}
+        true = {"run": self.frames[-1].run, "bundle": self.toys[self.frames[-1].schema_id].name}
         if found != true:
             self.problem(f"the last status says {found}, what was seen is {true}")
+        for name, share in (("p50", 0.5), ("max", 1.0)):
+            seen, said = 1e6 * float(last[int(share * (len(last) - 1))]), status["latency_us"][name]
+            if abs(said - seen) > 1 + LATENCY_EXACT * seen:
+                self.problem(f"the last status says {said} us for the latency's {name}, what was seen is {seen:.1f}")
         anchored, swaps = (sum(bool(f.flags & flag) for f in self.frames) for flag in (Flags.ANCHORED, Flags.SWAPPED))
         # One after the last bin is not seen, nor one of a model that is left after the same bin.
         if not anchored <= status["anchors"] <= anchored + swaps + 1:
