@@ -61,7 +61,9 @@ def curves(out: Path) -> dict[str, np.ndarray]:
     return {key: np.array([float(row[key]) for row in rows]) for key in rows[0]}
 
 
-@pytest.mark.parametrize("case", ["one session", "two sessions", pytest.param("taught", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "case", ["two sessions", *(pytest.param(c, marks=pytest.mark.slow) for c in ("one", "taught"))]
+)
 def test_two_processes_give_the_curve_of_one(data, tmp_path, case):
     shared = {**SMALL, "fit.shards": 2}
     if case == "two sessions":  # of which the last shard of an epoch may have one alone
