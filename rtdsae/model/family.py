@@ -289,10 +289,10 @@ class Family(nn.Module, ABC):
             u: (B, T, U) or None.
             sample: draw from the posteriors, or take their means.
         """
-        inferred = self.understand(self.read_in(x, observed), observed, u, sample)
+        inferred = self.infer_windows(self.read_in(x, observed), observed, u, sample)
         return Explained(*self.outputs(inferred.factors, inferred.z, inferred.f), inferred)
 
-    def understand(self, inputs: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Inferred:
+    def infer_windows(self, inputs: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Inferred:
         """The latents of bins start..T-1 of windows of any sessions: `forward` without what belongs to one of them.
 
         Args:

@@ -98,7 +98,7 @@ class Loss(nn.Module):
         shown = [self.show(part) for part in parts]
         u = None if parts[0].windows.u is None else torch.cat([part.windows.u for part in parts])  # type: ignore[misc]
         observed, context = torch.cat([each.observed for each in shown]), together([part.context for part in parts])
-        inferred = family.understand(torch.cat([each.inputs for each in shown]), observed, u, True)
+        inferred = family.infer_windows(torch.cat([each.inputs for each in shown]), observed, u, True)
         kls = family.kls(inferred, observed[:, family.start :], context)
         terms = self.explain(parts, shown, inferred.factors)
         share = torch.cat([torch.full_like(each.scored[:, 0, 0], 1 / each.scored[0].numel()) for each in shown])

@@ -55,9 +55,9 @@ def test_gradient_exactly_where_the_input_was_dropped(monkeypatch, config):
     heldin = torch.tensor([True] * C + [False] * HELD)
     seen = {}
 
-    def understand(x, observed, *rest):
+    def infer_windows(x, observed, *rest):
         seen.update(x=x, observed=observed)
-        return type(family).understand(family, x, observed, *rest)
+        return type(family).infer_windows(family, x, observed, *rest)
 
     def watch(_, factors, values):
         values.retain_grad()
@@ -66,7 +66,7 @@ def test_gradient_exactly_where_the_input_was_dropped(monkeypatch, config):
     objective = Objective(coordinated_dropout=0.4, gap_rate=0.5, gap_bins=3)
     batch = Batch(counts, counts[..., heldin], None, None)
     context = Context(None, torch.arange(B), torch.ones(B))
-    monkeypatch.setattr(family, "understand", understand)
+    monkeypatch.setattr(family, "infer_windows", infer_windows)
     family.session.readout.register_forward_hook(watch)
     terms, _ = Loss(family, objective)([Part(0, torch.arange(B), batch, context, heldin)], Schedule(0, 0.0, B))
     terms["loss"].backward()

@@ -70,8 +70,8 @@ def terms_of(family, objective, schedule=None, batch=None, adversary=None, seed=
     """The loss's terms, the samples of f, and what went into the model and came out."""
     seen = {}
 
-    def understand(x, observed, *rest):
-        seen.update(x=x, observed=observed, inferred=type(family).understand(family, x, observed, *rest))
+    def infer_windows(x, observed, *rest):
+        seen.update(x=x, observed=observed, inferred=type(family).infer_windows(family, x, observed, *rest))
         return seen["inferred"]
 
     def watch(_, factors, values):
@@ -81,7 +81,7 @@ def terms_of(family, objective, schedule=None, batch=None, adversary=None, seed=
     torch.manual_seed(seed)
     schedule = schedule or Schedule(2, 0.6, N)
     watching = family.session.readout.register_forward_hook(watch)
-    with mock.patch.object(family, "understand", understand):
+    with mock.patch.object(family, "infer_windows", infer_windows):
         terms, f = Loss(family, objective)([part_of(batch or new_batch())], schedule, adversary)
     watching.remove()
     seen["kl"] = family.kls(seen["inferred"], seen["observed"][:, family.start :], CONTEXT)
