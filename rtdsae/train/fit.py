@@ -142,7 +142,7 @@ def set_up(
 ) -> tuple[Run, Training]:
     """The run, made or opened, and all that its epochs work on, before the first of them.
 
-    The first process has the run's folder alone until `held` ends.
+    The first process has the run's folder alone until `held` ends, and what it writes there is whole by then.
 
     Raises:
         TrainingError: as `train`.
@@ -150,7 +150,8 @@ def set_up(
     fit, sessions = config.fit, session_windows(recordings, config)
     teacher = Teacher(config, recordings) if config.data.teacher else None
     told = teacher.hash if teacher else ""
-    fabric = make_fabric(fit, TensorBoardLogger(path, name="tensorboard", version=""), len(sessions))
+    logger = TensorBoardLogger(path, name="tensorboard", version="")
+    fabric = make_fabric(fit, logger, len(sessions))
     if teacher:
         teacher.teach(sessions, fabric.device)
 
@@ -164,6 +165,7 @@ def set_up(
 
     with absence_explained(fabric):
         run = begin(fabric, path, make)
+    held.callback(logger.finalize, "")  # else its thread writes on for as long as the program lives
     if run.info["teacher"] != told:
         raise TrainingError(f"data.teacher={config.data.teacher} is another here than where the training was begun")
     run.info["too_short"] = sum(windows.too_short for session in sessions for windows in (session.train, session.valid))

@@ -1,5 +1,7 @@
+import contextlib
 import csv
 import json
+import threading
 from datetime import datetime
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import rtdsae.train.fit
 from rtdsae.errors import ConfigError, TrainingError
@@ -145,6 +148,21 @@ def test_learns_and_leaves_everything_behind(tmp_path):
     assert {"config.yaml", "run.json", "metrics.csv", "best.pt", "last.pt", "sample.npz", "tensorboard"} <= names
     assert run.data_hashes == [prepare(recording(), run.config).hash]
     assert any((run.path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("ends", [None, TrainingError, ValueError])
+def test_a_training_leaves_nothing_running_however_it_ends(tmp_path, monkeypatch, ends):
+    def report(progress):
+        if ends:
+            raise ends
+
+    before = set(threading.enumerate())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ends) if ends else contextlib.nullcontext():
+        fit(Path("run"), config(epochs=2), report)
+    assert not set(threading.enumerate()) - before
+    curves = EventAccumulator("run/tensorboard").Reload()
+    assert len(curves.Scalars("train/loss")) == (1 if ends else 2)
 
 
 def test_heldout_neurons_select_and_are_never_seen(tmp_path):
