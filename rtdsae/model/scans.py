@@ -94,18 +94,19 @@ class _ClippedGRU(torch.autograd.Function):
         for t in range(len(gates)):
             cell.recur(t)
             cell.step(t)
-        ctx.cell = cell
+        ctx.run = cell
         return cell.states.detach()[1:]  # not a view of what ctx holds: that would be a cycle, never freed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_states: Tensor) -> tuple[Tensor | None, ...]:
-        back = _Back(ctx.cell, torch.empty_like(ctx.cell.gates))
+        cell = _once(ctx)
+        back = _Back(cell)
         d_state, d_state_at = torch.zeros_like(d_states[0]), d_states.unbind()
         for t in reversed(range(len(d_states))):
             d_state = back.step(t, d_state.add_(d_state_at[t]))
             back.recur(t, d_state)
-        return back.gates, d_state, back.weight(), None, None
+        return cell.gates, d_state, back.weight(), None, None
 
 
 class _ControlLoop(torch.autograd.Function):
@@ -141,20 +142,17 @@ class _ControlLoop(torch.autograd.Function):
                 z[t + 1].lerp_(torch.addcmul(innovation[t], p.alpha, z[t]), gap)
             gen.gate[t].addmm_(z[t + 1], p.z_weight)
             gen.step(t)
-        ctx.p, ctx.con, ctx.gen, ctx.zs, ctx.heads, ctx.from_gen = p, con, gen, zs, heads, from_gen
-        ctx.noise, ctx.gaps, ctx.min_var = noise, gaps, min_var
+        ctx.run = p, con, gen, zs, heads, from_gen, gates[..., : from_gen.shape[1]], noise, gaps, min_var
         return gen.states.detach()[1:], zs.detach()[1:], heads.detach()  # as above: no views
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_gens: Tensor, d_zs: Tensor, d_heads: Tensor) -> tuple[Tensor | None, ...]:
-        p, con, gen, zs, noise, from_gen = ctx.p, ctx.con, ctx.gen, ctx.zs, ctx.noise, ctx.from_gen
+        p, con, gen, zs, heads, from_gen, fed, noise, gaps, min_var = _once(ctx)
         n_bins, n_con, n_z = len(noise), p.con_gates.shape[2], len(p.alpha)
-        d_gates = torch.empty(n_bins, len(p.con), n_con + 3 * gen.d, dtype=zs.dtype, device=zs.device)
-        back_con, back_gen = _Back(con, d_gates[..., :n_con]), _Back(gen, d_gates[..., n_con:])
-        fed, d_heads = d_gates[..., : from_gen.shape[1]], d_heads.clone()
-        variances = ctx.heads[..., n_z:].exp()
-        slopes = 0.5 * noise * variances / (variances + ctx.min_var).sqrt()
+        back_con, back_gen, d_heads = _Back(con), _Back(gen), d_heads.clone()
+        variances = heads[..., n_z:].exp()
+        slopes = 0.5 * noise * variances / (variances + min_var).sqrt()
         d_forecasts = torch.zeros_like(noise)  # of what the prior gave at gaps
         d_fed, d_head, d_gen_at, d_z_at, slope, d_forecast = (
             x.unbind() for x in (fed, d_heads, d_gens, d_zs, slopes, d_forecasts)
@@ -164,11 +162,11 @@ class _ControlLoop(torch.autograd.Function):
         d_gen, d_con, d_z_before = torch.zeros_like(p.gen), torch.zeros_like(p.con), None
         for t in reversed(range(n_bins)):
             d_gen = back_gen.step(t, d_gen.add_(d_gen_at[t]))
-            d_z = torch.addmm(d_z_at[t], back_gen.gate[t], to_z)
+            d_z = torch.addmm(d_z_at[t], gen.gate[t], to_z)
             if d_z_before is not None:
                 d_z += d_z_before
             d_z_before = None
-            if (gap := ctx.gaps[t]) is not None:
+            if (gap := gaps[t]) is not None:
                 d_z -= torch.mul(d_z, gap, out=d_forecast[t])
                 d_z_before = d_forecast[t] * p.alpha
             d_mean[t].add_(d_z)
@@ -177,15 +175,15 @@ class _ControlLoop(torch.autograd.Function):
             back_con.recur(t, d_con)
             d_gen.addmm_(d_fed[t], to_gen)
         d_from_gen = _product(gen.states[:-1], fed)
-        of_n = _product(gen.resets, back_gen.gates[..., 2 * gen.d :])
+        of_n = _product(gen.resets, gen.gates[..., 2 * gen.d :])
         d_parts = Control(
-            con_gates=back_con.gates,
-            gen_gates=back_gen.gates,
+            con_gates=con.gates,
+            gen_gates=gen.gates,
             con=d_con,
             gen=d_gen,
             con_weight=back_con.weight(),
             gen_weight=torch.cat([d_from_gen[:, n_con:], of_n], 1),
-            z_weight=_product(zs[1:], back_gen.gates),
+            z_weight=_product(zs[1:], gen.gates),
             feedback=d_from_gen[:, :n_con],
             head_weight=_product(d_heads, con.states[1:]),
             head_bias=d_heads.sum((0, 1)),
@@ -240,13 +238,13 @@ class _Cell:
 
 
 class _Back:
-    """The way back through a cell's run; `gates` receives the gradients of its sums."""
+    """The way back through a cell's run, on which its gates become the gradients of their sums."""
 
-    def __init__(self, cell: _Cell, gates: Tensor) -> None:
-        self.cell, self.gates, self.gate = cell, gates, gates.unbind()
+    def __init__(self, cell: _Cell) -> None:
+        self.cell = cell
         self.from_ru, self.from_n = cell.weight_ru.T, cell.weight_n.T
-        self.ru = gates[..., : 2 * cell.d].unbind()
-        self.r, self.u, self.n = (part.unbind() for part in gates.split(cell.d, 2))
+        self.d_ru = torch.empty_like(cell.ru[0], memory_format=torch.contiguous_format)
+        self.d_r, self.d_u = self.d_ru.split(cell.d, 1)
 
     def step(self, t: int, d_new: Tensor) -> Tensor:
         """From the gradient of the state after bin t to that of the one before, but for what went through `recur`."""
@@ -254,22 +252,37 @@ class _Back:
         if c.may_clip:
             d_new = d_new * (c.state[t + 1].abs() < c.bound[t])
         d_state = d_new * u
-        torch.ops.aten.tanh_backward.grad_input(d_new - d_state, n, grad_input=self.n[t])
-        d_reset = torch.mm(self.n[t], self.from_n)
-        torch.mul(d_reset, state, out=self.r[t])
-        torch.sub(state, n, out=self.u[t]).mul_(d_new)
-        torch.ops.aten.sigmoid_backward.grad_input(self.ru[t], c.ru[t], grad_input=self.ru[t])
-        return d_state.addcmul_(d_reset, r)
+        torch.sub(state, n, out=self.d_u).mul_(d_new)
+        torch.ops.aten.tanh_backward.grad_input(d_new.sub_(d_state), n, grad_input=n)
+        d_reset = torch.mm(n, self.from_n)
+        torch.mul(d_reset, state, out=self.d_r)
+        d_state.addcmul_(d_reset, r)
+        torch.ops.aten.sigmoid_backward.grad_input(self.d_ru, c.ru[t], grad_input=c.ru[t])
+        return d_state
 
     def recur(self, t: int, d_state: Tensor) -> None:
         """Adds what the state before bin t gave to the sums of r and u."""
-        d_state.addmm_(self.ru[t], self.from_ru)
+        d_state.addmm_(self.cell.ru[t], self.from_ru)
 
     def weight(self) -> Tensor:
         """The recurrent weight's gradient."""
         c = self.cell
-        of_ru, of_n = self.gates.split([2 * c.d, c.d], 2)
+        of_ru, of_n = c.gates.split([2 * c.d, c.d], 2)
         return torch.cat([_product(c.states[:-1], of_ru), _product(c.resets, of_n)], 1)
+
+
+def _once(ctx: Any) -> Any:
+    """What a run left for the way back, which spends it: gates become gradients in place.
+
+    Raises:
+        RuntimeError: the way back was taken before.
+    """
+    run, ctx.run = ctx.run, None
+    if run is None:
+        raise RuntimeError(
+            "a scan is differentiated once: what it kept has become its gradients (rtdsae/model/scans.py)"
+        )
+    return run
 
 
 def _gaps(observed: Tensor) -> list[Tensor | None]:

@@ -121,8 +121,20 @@ def test_what_the_way_back_needs_is_freed_with_the_graph():
     cell = ClippedGRUCell(C, 6, 5.0)
     states = cell.scan(torch.randn(B, T, C), torch.zeros(B, 6))
     node = states.grad_fn.next_functions[0][0]
-    kept = weakref.ref(node.cell.states)
+    kept = weakref.ref(node.run.states)
     states.sum().backward()
     del states, node
     gc.collect()
     assert kept() is None
+
+
+@pytest.mark.parametrize("scan", ["clipped_gru", "control_loop"])
+def test_the_way_back_is_taken_once(scan):
+    """Its gates become their gradients: a second time would be wrong in silence."""
+    family, x = model(), torch.randn(B, S + R, C, dtype=torch.float64)
+    out = (
+        family.ci_enc(x) if scan == "clipped_gru" else family.infer(x, torch.ones_like(x[..., :1]), None, True).factors
+    )
+    out.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        out.sum().backward()
