@@ -115,11 +115,12 @@ def run_all(cells: list[Cell], jobs: int) -> None:
         handler = signal.signal(
             signal.SIGINT, signal.SIG_IGN
         )  # in the processes, whose `train` would end in good order
-        results = pool.map(run_cell, cells)
+        runs = [pool.submit(run_cell, cell) for cell in cells]  # `map` would cancel them, at which a broken pool trips
         signal.signal(signal.SIGINT, handler)
         try:
-            for cell, result in zip(cells, results, strict=True):
-                print(f"{cell[0]:12} {cell[1]:16} KL {cell[2]:<6} {result['validation']:.4f} nats", flush=True)
+            for cell, run in zip(cells, runs, strict=True):
+                validation = run.result()["validation"]
+                print(f"{cell[0]:12} {cell[1]:16} KL {cell[2]:<6} {validation:.4f} nats", flush=True)
         except KeyboardInterrupt:
             for worker in active_children():  # else the pool waits for the runs, and for those that it had begun next
                 worker.terminate()
