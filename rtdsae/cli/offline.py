@@ -1,12 +1,10 @@
 """The modeller's verbs: train, runs, evaluate, export, calibrate, inspect."""
 
-import contextlib
 import json
 import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from rtdsae.bundle import Bundle
     from rtdsae.recordings import Recording
     from rtdsae.train.config import TrainConfig
+    from rtdsae.train.run import Run
 
 __all__ = ["Calibrate", "Evaluate", "Export", "Inspect", "Runs", "Train"]
 
@@ -208,53 +207,64 @@ class Calibrate(msgspec.Struct, frozen=True, kw_only=True):
 
     def run(self) -> None:
         """Fits, exports, and says what came of it."""
-        from rtdsae.bundle import check_replaceable
-        from rtdsae.recordings import load
+        from rtdsae.bundle import check_replaceable, load
+        from rtdsae.recordings import load as load_recording
         from rtdsae.train.config import calibration_config
+        from rtdsae.train.run import Run
 
-        check_replaceable(self.out, self.overwrite)  # before a run is exported, which takes a minute
-        with bundle_of(shipped.model(self.source)) as bundle:
-            config = calibration_config(bundle.manifest.config, self.set, self.data, str(self.source))
-            recording = load(self.data, config.data.bin_width_s)
+        check_replaceable(self.out, self.overwrite)
+        source = shipped.model(self.source)
+        run = Run.open(source) if (source / "run.json").exists() else None
+        bundle = unexported(run) if run else load(source)
+        config = calibration_config(bundle.manifest.config, self.set, self.data, str(self.source))
+        recording = load_recording(self.data, config.data.bin_width_s)
 
-            from rtdsae.cli.progress import TrainingProgress
-            from rtdsae.train.calibrate import calibrate
-            from rtdsae.train.sessions import prepare
+        from rtdsae.cli.progress import TrainingProgress
+        from rtdsae.train.calibrate import calibrate, check
+        from rtdsae.train.sessions import prepare
 
-            command = f"rtdsae {shlex.join(sys.argv[1:])}"
-            with TrainingProgress(config.fit.epochs) as progress:
-                made = calibrate(
-                    bundle,
-                    prepare(recording, config),
-                    self.out,
-                    config,
-                    progress,
-                    session=self.session,
-                    command=command,
-                    overwrite=self.overwrite,
-                )
+        recording = prepare(recording, config)
+        check(bundle, recording, self.session, self.data, self.out.name)
+        if run:  # once nothing is left to refuse: it takes a minute
+            bundle = exported(run)
+        command = f"rtdsae {shlex.join(sys.argv[1:])}"
+        with TrainingProgress(config.fit.epochs) as progress:
+            made = calibrate(
+                bundle,
+                recording,
+                self.out,
+                config,
+                progress,
+                session=self.session,
+                command=command,
+                overwrite=self.overwrite,
+            )
         begun = "from the conditions that the model knows" if made.aligned else "at random: no conditions in common"
         print(f"session {made.session}: read-in begun {begun}")
         for name, value in made.after.items():
             print(f"  valid {name:12} {value:.4f}   before {made.before[name]:.4f}   nats per bin and neuron")
+        if not made.gained:
+            print("no epoch was better than the beginning, which is kept: give more data, or a lower fit.learning_rate")
         if made.r2_behaviour is not None:
             print(f"  behaviour R2 {made.r2_behaviour:.3f} by the model's own read-out, validation part")
         print(f"bundle: {self.out} ({made.bundle.hash[:16]}); rtdsae serve {self.out} --session {made.session}")
 
 
-@contextlib.contextmanager
-def bundle_of(path: Path) -> "Iterator[Bundle]":
-    """A bundle, or what the run at `path` exports to."""
-    from rtdsae import bundle
+def unexported(run: "Run") -> "Bundle":
+    """A run's bundle as far as it is known without an export: what it says of itself."""
+    from rtdsae.bundle import Bundle
+    from rtdsae.train.export import manifest
 
-    if not (path / "run.json").exists():
-        yield bundle.load(path)
-        return
+    family = run.model()
+    return Bundle(run.path, manifest(run, family, "run", family.dims.lanes), {})
+
+
+def exported(run: "Run") -> "Bundle":
+    """A run's bundle, which is kept nowhere; what is said of it names the run."""
     from rtdsae.train.export import export
-    from rtdsae.train.run import Run
 
     with tempfile.TemporaryDirectory() as folder:
-        yield replace(export(Run.open(path), Path(folder) / "run"), path=path)  # what is said of it names the run
+        return replace(export(run, Path(folder) / "run"), path=run.path)
 
 
 class Inspect(msgspec.Struct, frozen=True, kw_only=True):

@@ -36,7 +36,7 @@ from rtdsae.train.run import npz
 from rtdsae.train.sessions import describe, last_bins, session_name, vocabulary
 from rtdsae.train.windows import SessionWindows, Tensors
 
-__all__ = ["Calibrated", "calibrate"]
+__all__ = ["Calibrated", "calibrate", "check"]
 
 READOUT_STEPS = 60  # of L-BFGS on a convex loss
 READOUT_RIDGE = 1e-3
@@ -62,6 +62,12 @@ class Calibrated:
     before: dict[str, float]
     after: dict[str, float]
     r2_behaviour: float | None
+
+    @property
+    def gained(self) -> bool:
+        """Whether any epoch was better than the beginning, by the score that selects it."""
+        score = selecting(self.after)
+        return self.after[score] < self.before[score]
 
 
 def calibrate(
@@ -94,9 +100,8 @@ def calibrate(
         TrainingError: no window fits, or the loss is not finite.
     """
     path = config.data.paths[0]
-    name = session or session_name(recording, path)
     bundles.check_replaceable(out, overwrite)
-    check(source, recording, name, path, out.name)
+    name = check(source, recording, session, path, out.name)
     torch.set_num_threads(config.fit.threads)
     torch.manual_seed(config.fit.seed)
     family, windows, aligned = begin(source, recording, name, config)
@@ -108,13 +113,20 @@ def calibrate(
     return Calibrated(bundles.load(out), name, aligned, before, after, behaviour_r2(source, family, windows))
 
 
-def check(source: Bundle, recording: Recording, name: str, path: str, bundle_name: str) -> None:
-    """Refuse a recording that cannot be a session of the bundle's model, and names that cannot be had.
+def check(source: Bundle, recording: Recording, session: str, path: str, bundle_name: str) -> str:
+    """The new session's name, of a recording that can be a session of the bundle's model.
+
+    Args:
+        source: the bundle; its manifest is enough.
+        recording: the new session, prepared.
+        session: the name that is asked for; the recording's own, or its file's, where empty.
+        path: where the recording is.
+        bundle_name: the new bundle's.
 
     Raises:
-        ConfigError: with what does not fit.
+        ConfigError: with what does not fit, or a name that cannot be had.
     """
-    m = source.manifest
+    m, name = source.manifest, session or session_name(recording, path)
     if not m.config["model"].get("readin_dim"):
         raise ConfigError(
             f"{source.path} was trained without common inputs, so that no other neurons can be read in: "
@@ -129,6 +141,7 @@ def check(source: Bundle, recording: Recording, name: str, path: str, bundle_nam
         raise ConfigError(f"{path} has bins of {recording.bin_width_s:g} s, the model {m.bin_width_s:g} s: bin it anew")
     if list(recording.external_labels) != m.external:
         raise ConfigError(f"{path} has the external inputs {list(recording.external_labels)}, the model {m.external}")
+    return name
 
 
 def begin(source: Bundle, recording: Recording, name: str, config: TrainConfig) -> tuple[Family, SessionWindows, bool]:

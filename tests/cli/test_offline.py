@@ -16,7 +16,7 @@ import torch
 
 from rtdsae import recordings
 from rtdsae.cli import main
-from rtdsae.cli.offline import bundle_of
+from rtdsae.cli.offline import exported
 from rtdsae.evaluate.metrics import bits_per_spike
 from rtdsae.recordings import Recording
 from rtdsae.train.latents import modelled_bins, segment_outputs
@@ -317,6 +317,26 @@ def test_a_calibration_that_has_no_place_is_refused_before_its_run_is_exported(t
 
 
 @pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--data", "nowhere.h5"), "nowhere.h5: no such file"),
+        (("--data", "c.yaml"), "neither HDF5 nor npz"),
+        (("--data", "tuesday.h5"), "two has a session 'tuesday' already"),
+        (("--data", "wave.h5", "--session", "a/b"), "--session 'a/b': a name is letters"),
+        (("--data", "wave.h5", "--set", "data.valid=0"), "set data.valid above 0"),
+    ],
+)
+def test_a_mistake_in_a_calibration_is_told_before_its_run_is_exported(here, capsys, monkeypatch, args, said):
+    monkeypatch.setattr("rtdsae.train.export.export", lambda *_: pytest.fail("exported"))
+    assert said in refused(capsys, "calibrate", "two", *args, "--out", "new")
+
+
+def test_a_calibration_that_gains_nothing_says_so(here, capsys):
+    assert main([*CALIBRATE, "--set", "fit.epochs=1", "--set", "fit.learning_rate=10"]) == 0
+    assert "no epoch was better than the beginning, which is kept: give more data" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("spoil", "args", "said"),
     [
         (None, ("inspect",), "Missing"),
@@ -502,8 +522,7 @@ def test_what_is_chosen_is_said_but_for_what_is_given(here, capsys):
 
 def test_a_run_of_any_name_can_be_calibrated(here, capsys):
     shutil.copytree("run", "réc ording")
-    with bundle_of(Path("réc ording")) as bundle:
-        assert bundle.manifest.family == "lfads"
+    assert exported(Run.open(Path("réc ording"))).manifest.family == "lfads"
     assert "bündle: a bundle's name must be letters" in refused(capsys, "export", "run", "--out", "bündle")
 
 

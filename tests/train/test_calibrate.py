@@ -141,6 +141,7 @@ def test_a_calibrated_session_is_explained_and_decoded_as_those_that_trained_the
     assert made.aligned
     assert made.before.keys() == made.after.keys() == {"nll", "nll_masked"}
     assert made.after["nll_masked"] < made.before["nll_masked"]
+    assert made.gained
     assert run.info["behaviour_fit"]["r2_valid"] > 0.4
     assert made.r2_behaviour > 0.3
     recording = reaches(2)
