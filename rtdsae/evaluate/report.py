@@ -21,6 +21,8 @@ from rtdsae.train.run import Run
 __all__ = ["check_against", "write_report"]
 
 TEMPLATE = "report.html.jinja"
+LONGEST = 100  # bytes of a name: a file's may have 255
+END = 9  # of these that are kept of the end: a hash and what is before it
 
 
 def check_against(run: Run, other: Run) -> None:
@@ -144,6 +146,8 @@ def how_to_compare(run: Run) -> list[str]:
 
 
 def slug(name: str) -> str:
-    """A name as a file's, or as part of one: never another folder, and never nothing."""
-    plain = re.sub(r"[^\w.-]+", "-", name).lstrip(".-").encode()[:100].decode(errors="ignore")
-    return plain or (hashlib.sha256(name.encode()).hexdigest()[:8] if name else "")
+    """A name as a file's, or as part of one: never another folder, never nothing, never without its end."""
+    plain = re.sub(r"[^\w.-]+", "-", name).lstrip(".-").encode()
+    if len(plain) > LONGEST:
+        plain = plain[: LONGEST - END] + plain[-END:]
+    return plain.decode(errors="ignore") or (hashlib.sha256(name.encode()).hexdigest()[:8] if name else "")

@@ -297,6 +297,13 @@ def test_a_name_becomes_part_of_a_file_name():
     assert slug("") == ""
 
 
+@pytest.mark.parametrize("stem", ["day" * 30 + ".5", "day" * 60, "月" * 80])
+def test_a_long_name_keeps_the_hash_that_tells_it_from_another(stem):
+    names = [slug(f"{stem} {digits}") for digits in ("01234567", "89abcdef")]
+    assert [name[-9:] for name in names] == ["-01234567", "-89abcdef"]
+    assert max(len(name.encode()) for name in names) <= 100
+
+
 # in a real browser ----------------------------------------------------------------------------------------------------
 
 
