@@ -18,6 +18,7 @@ from rtdsae.bins.grid import MAX_STAMP
 from rtdsae.errors import RecordingError
 from rtdsae.recordings.behaviour import Series, attach, axis_labels, onto_bins
 from rtdsae.recordings.binning import count_spikes, needed_width
+from rtdsae.recordings.checks import listed
 from rtdsae.recordings.hdf5 import opened, values
 from rtdsae.recordings.original import Original
 from rtdsae.recordings.recording import Recording
@@ -43,6 +44,7 @@ CONDITIONS = (
     "cond_dir",
 )
 SERIES = ("TimeSeries", "SpatialSeries")
+LISTED = 3  # stretches in a line; more are counted
 MAX_COLUMNS = 64  # of a behaviour; a wider series is something else
 
 
@@ -101,7 +103,9 @@ def read(
     counts = count_spikes(units.times, origin, width, n_bins)
     segments = whole_bins(trials.spans, origin, width, n_bins) if trials else np.array([[0, n_bins]])
     whole = trials is not None and trials.conditions is not None
-    segments, sources = _cut(segments, _observed(units, origin, width, n_bins), whole)
+    observed, every = _observed(units, origin, width, n_bins), segments
+    segments, sources = _cut(every, observed, whole)
+    _tell_unobserved(cut(every, ~observed)[0], every, origin, width)
     parts: dict[str, Any] = {"counts": counts, "segments": segments, "heldout": units.heldout}
     if trials:
         parts |= {
@@ -191,15 +195,22 @@ def _observed(units: _Units, origin: float, width: float, n_bins: int) -> np.nda
 def _cut(segments: np.ndarray, observed: np.ndarray, whole: bool) -> tuple[np.ndarray, np.ndarray]:
     """What was observed of each segment; of a `whole` one, a trial, the longest piece."""
     pieces, sources = cut(segments, observed)
-    if whole:
-        kept = longest_each(pieces, sources)
-        pieces, sources = pieces[kept], sources[kept]
-    before, after = int(lengths_of(segments).sum()), int(lengths_of(pieces).sum())
     if not len(pieces):
         raise RecordingError("no bin of a trial was observed: no trial, and no obs_interval of most units, holds one")
-    if after < before:
-        log.warning("%d of %d bins lie outside obs_intervals: cut out of the segments", before - after, before)
+    if whole:
+        kept = longest_each(pieces, sources)
+        if left := lengths_of(pieces[~kept]).sum():
+            log.warning("of trials in pieces the longest is kept: %d bins of shorter ones are left out", left)
+        pieces, sources = pieces[kept], sources[kept]
     return pieces, sources
+
+
+def _tell_unobserved(lost: np.ndarray, segments: np.ndarray, origin: float, width: float) -> None:
+    """Says how much of the segments was not recorded, and where, in the file's own seconds."""
+    if len(lost):
+        where = listed([f"{start:.6g} to {stop:.6g} s" for start, stop in origin + width * lost], LISTED)
+        n, of = lengths_of(lost).sum(), lengths_of(segments).sum()
+        log.warning("%d of %d bins lie outside obs_intervals: cut out of the segments, at %s", n, of, where)
 
 
 def _trials(file: "h5py.File", condition: str | None) -> _Trials | None:

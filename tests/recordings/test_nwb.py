@@ -127,10 +127,24 @@ def test_what_was_not_observed_is_cut_out_and_said(tmp_path, caplog):
     recording = load(path, W)
     assert recording.segments.tolist() == [[0, 150], [250, 300]]  # of trial b the longer piece
     assert recording.conditions.tolist() == ["a", "b"]
-    assert "75 of 275 bins lie outside obs_intervals" in caplog.text
+    assert "50 of 275 bins lie outside obs_intervals: cut out of the segments, at 4" in caplog.text
+    assert "of trials in pieces the longest is kept: 25 bins of shorter ones are left out" in caplog.text
     observed[3] = [[0.0, 1.0]]
     load(write(tmp_path / "b.nwb", observed=observed), W)
     assert "unit3: not observed in " in caplog.text
+
+
+def test_where_what_was_not_observed_is_is_said_once_in_the_files_seconds(tmp_path, caplog):
+    """A beginning, an end and holes, of units with spikes everywhere."""
+    units = [np.arange(100.0, 110.01, 0.1)] * 4
+    recorded = [[101.0, 102.0], [102.5, 104.0], [105.0, 106.0], [107.0, 109.0]]
+    recording = load(write(tmp_path / "a.nwb", units=units, observed=[recorded] * 4), W)
+    assert recording.segments.tolist() == [[50, 100], [125, 200], [250, 300], [350, 450]]
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said == (
+        "225 of 500 bins lie outside obs_intervals: cut out of the segments, at 100 to 101 s, 102 to 102.5 s, "
+        "104 to 105 s and 2 more"
+    )
 
 
 def test_a_condition_of_several_rows_a_trial_stays_with_its_trial(tmp_path):
