@@ -54,7 +54,7 @@ def test_of_a_daemon_that_did_not_start_there_is_a_report(tmp_path):
     nothing.lives.append(Life(since=0))
     nothing.problem("it ended with 2")
     report = nothing.report()
-    assert (report["bins"], len(report["problems"])) == (0, 1)
+    assert (report["bins"], len(report["problems"]), report["skipped_checks"]) == (0, 1, 0)
     json.dumps(report)
 
 
@@ -257,6 +257,18 @@ def test_what_is_dropped_before_a_daemon_that_is_ten_seconds_behind_is_excused()
     for behind, right in ((0.1, False), (8.0, False), (9.9, True)):
         frames = [dataclasses.replace(frame, t_in=frame.t_in + behind) for frame in frames_of(times, gaps=(20, 21))]
         assert (problems_of("check_epoch", frames, samples_of(stamps)) == []) == right
+
+
+def test_what_is_not_checked_of_a_daemon_that_is_ten_seconds_behind_is_counted():
+    stamps, times = jittered(60)
+    for behind, killed, skipped in ((0.1, True, 0), (9.9, True, 1), (9.9, False, 2)):
+        frames = [dataclasses.replace(frame, t_in=frame.t_in + behind) for frame in frames_of(times)]
+        samples, status = samples_of(stamps), {"stream": {"unread": 0}}
+        life = Life(since=0, until=60, told=60, frames=frames, killed=killed, status=status)
+        check = RegularCheck(1, life, samples, RATE, TOYS, [].append)
+        check.n_channels = WIDTH
+        check.check_bins()
+        assert check.skipped == skipped
 
 
 def test_bins_of_spikes_are_gaps_while_none_come():
