@@ -37,7 +37,6 @@ from rtdsae.recordings import Recording, load, save
 from rtdsae.recordings.synthetic import lorenz
 from rtdsae.serve.decoder import Anchoring, Decoder
 from rtdsae.serve.engine import Engine
-from rtdsae.train.behaviour import ALPHAS
 from rtdsae.train.config import TrainConfig, load_config
 from rtdsae.train.export import export
 from rtdsae.train.fit import train
@@ -265,7 +264,7 @@ class Pursuit:
     def refitted(self, driver: Driver, way: Anchoring, streams: dict[Anchoring, Streamed]) -> dict[str, float]:
         """R² of velocity of each stream, by a ridge read-out that is fitted on the training part streamed this way."""
         train, valid = (self.factors(driver, way, part) for part in ("train", "valid"))
-        line = ridge([train], [valid], ALPHAS)
+        line = ridge([train], [valid])
         decoded = {served: line.predict(s.factors) for served, s in streams.items()}
         return {served: float(r2(self.velocity[self.scored], values).mean()) for served, values in decoded.items()}
 

@@ -51,7 +51,6 @@ from rtdsae.errors import RecordingError, RtdsaeError
 from rtdsae.evaluate import canvas
 from rtdsae.evaluate.metrics import bits_per_spike, r2
 from rtdsae.evaluate.oracle import oracle_rates
-from rtdsae.evaluate.references import RIDGE_ALPHAS
 from rtdsae.recordings import Recording
 from rtdsae.train.behaviour import split_segments
 from rtdsae.train.choose import TAUGHT
@@ -201,7 +200,7 @@ def scores(data: Recording, config: TrainConfig, outputs: Outputs) -> Scores:
     if data.behaviour is not None:
         y = {split: data.behaviour[some].astype(float) for split, some in bins.items()}
         train, valid = ((outputs(split)["factors"], y[split]) for split in ("train", "valid"))
-        decode = ridge([train], [valid], RIDGE_ALPHAS).predict
+        decode = ridge([train], [valid]).predict
         found["r2_behaviour"] = float(np.mean(r2(y["test"], decode(test["factors"]))))
     return found
 

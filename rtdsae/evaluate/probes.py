@@ -15,11 +15,11 @@ from sklearn.preprocessing import StandardScaler
 
 from rtdsae.evaluate.disentanglement import is_continuous, level_of
 from rtdsae.evaluate.metrics import r2
+from rtdsae.train.ridge import ALPHAS
 
 __all__ = ["Probe", "label_probe", "series_probe"]
 
 FOLDS = 5
-ALPHAS = np.logspace(-2, 5, 15)  # of the ridge, on standardised codes; chosen on the fitted trials
 
 
 class Probe(NamedTuple):

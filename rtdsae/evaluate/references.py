@@ -27,7 +27,6 @@ NULL_BINS = 5_000  # that the model is streamed over for the null model of behav
 PIECE_BINS = 400  # a long segment is streamed for the null model in pieces, side by side
 HISTORY = 10  # bins of spikes, as people decode from
 MOST_COLUMNS = 2000  # of a regression
-RIDGE_ALPHAS = np.logspace(-1, 6, 15)  # on standardised columns
 GLM_TAUS = (2.0, 5.0, 12.0)  # bins
 SMOOTHING = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # bins
 PSTH_SDS = (0.5, 1.0, 2.0, 4.0, 8.0)  # bins
@@ -190,7 +189,7 @@ def ridge_reference(recording: Recording, parts: Parts, skip: int) -> tuple[floa
         (baselines.lagged(seen, part, lags, skip), recording.behaviour[modelled_bins(part, skip)].astype(float))
         for part in (parts.fit, parts.choose)
     )
-    line, scored = ridge([fit], [choose], RIDGE_ALPHAS), modelled_bins(parts.scored, skip)
+    line, scored = ridge([fit], [choose]), modelled_bins(parts.scored, skip)
     some = [
         line.predict(baselines.lagged(seen, part, lags, before)) for part, before in a_few(parts.scored, lags, skip)
     ]

@@ -14,8 +14,6 @@ from rtdsae.train.windows import Tensors
 
 __all__ = ["factors_and_behaviour", "fit_behaviour"]
 
-ALPHAS = np.logspace(-2, 5, 15)  # on standardised factors
-
 
 def fit_behaviour(family: Family, sessions: Sequence[Tensors], min_bins: int) -> dict[str, float]:
     """Fit `family.behaviour` in place on the training segments, from the factors as a stream gives them.
@@ -30,7 +28,7 @@ def fit_behaviour(family: Family, sessions: Sequence[Tensors], min_bins: int) ->
     """
     assert family.behaviour is not None
     train, valid = (of_sessions(family, sessions, split, min_bins) for split in ("train", "valid"))
-    fitted = ridge(train, valid, ALPHAS)
+    fitted = ridge(train, valid)
     with torch.no_grad():
         family.behaviour.weight.copy_(torch.from_numpy(fitted.weight))
         family.behaviour.bias.copy_(torch.from_numpy(fitted.bias))

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.metrics import r2_score
 
-__all__ = ["Fitted", "Pair", "mean_r2", "ridge"]
+__all__ = ["ALPHAS", "Fitted", "Pair", "mean_r2", "ridge"]
 
+ALPHAS = np.logspace(-2, 5, 15)  # penalties, on standardised columns, be they factors, latents or spikes
 ENTRIES = 1 << 21  # that are float64 at a time
 
 Pair = tuple[np.ndarray, np.ndarray]  # columns (bins, D), and targets (bins, K)
@@ -34,13 +35,12 @@ class Fitted(NamedTuple):
         return columns @ self.weight.T + self.bias
 
 
-def ridge(fit: Sequence[Pair], choose: Sequence[Pair], alphas: np.ndarray) -> Fitted:
+def ridge(fit: Sequence[Pair], choose: Sequence[Pair]) -> Fitted:
     """Fit to standardised columns.
 
     Args:
         fit: what it is fitted to, part by part.
-        choose: other parts; the penalty with the best mean R² of them together is taken.
-        alphas: the penalties.
+        choose: other parts; the penalty of ALPHAS with the best mean R² of them together is taken.
     """
     n, k = sum(len(x) for x, _ in fit), fit[0][0].shape[1]
     mean = reduce(np.add, (rows.sum(0) for rows in pieces(fit))) / n
@@ -49,7 +49,7 @@ def ridge(fit: Sequence[Pair], choose: Sequence[Pair], alphas: np.ndarray) -> Fi
     gram, cross = products[:k, :k] / np.outer(scale, scale), products[:k, k:] / scale[:, None]
     actual = np.concatenate([y for _, y in choose])
     found = []
-    for alpha in alphas.tolist():
+    for alpha in ALPHAS.tolist():
         weight = np.linalg.solve(gram + alpha * np.eye(k), cross).T / scale
         line = Fitted(weight, mean[k:] - weight @ mean[:k], alpha, 0.0)
         predicted = np.concatenate([line.predict(rows[:, :k]) for rows in pieces(choose)])

@@ -10,9 +10,9 @@ from test_fit import config, fit, recording
 from rtdsae.evaluate.metrics import r2
 from rtdsae.recordings import Recording
 from rtdsae.train import behaviour, ridge
-from rtdsae.train.behaviour import ALPHAS, fit_behaviour
+from rtdsae.train.behaviour import fit_behaviour
 from rtdsae.train.latents import modelled_bins, segment_outputs
-from rtdsae.train.ridge import mean_r2
+from rtdsae.train.ridge import ALPHAS, mean_r2
 from rtdsae.train.sessions import prepare
 from rtdsae.train.windows import Tensors
 
