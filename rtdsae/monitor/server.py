@@ -73,12 +73,14 @@ class Server:
         def end(_: int) -> None:
             server.should_exit = True
 
-        self._feed.start()
-        try:
-            with caught(end):  # until uvicorn does so itself, and when it raises them once more after it has ended
+        # Before uvicorn catches them and after it, too: a Ctrl-C while the feed begins or ends would have its socket
+        # closed under its thread, and ZeroMQ abort.
+        with caught(end):
+            self._feed.start()
+            try:
                 server.run(sockets=[self._socket])
-        finally:
-            self._feed.close()
+            finally:
+                self._feed.close()
 
     async def _serve_page(self, websocket: WebSocket) -> None:
         if not same_origin(websocket.headers):

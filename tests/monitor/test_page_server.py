@@ -207,6 +207,23 @@ def test_a_signal_that_comes_before_the_first_page_can_ends_it_too(station, monk
     Server(Feed(Subscriber(station.endpoint)), 0).run()  # and comes back
 
 
+def test_a_signal_while_the_feed_begins_or_ends_leaves_no_thread_that_reads_a_closed_socket(station, monkeypatch):
+    """It would abort the program."""
+
+    def and_ctrl_c(method):
+        def followed(feed):
+            method(feed)
+            signal.raise_signal(signal.SIGINT)
+
+        return followed
+
+    feed = Feed(Subscriber(station.endpoint))
+    for name in ("start", "close"):
+        monkeypatch.setattr(Feed, name, and_ctrl_c(getattr(Feed, name)))
+    Server(feed, 0).run()  # and comes back
+    assert not feed._thread.is_alive()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_while_a_page_is_open(station, number):
     with Monitor("--port", 0, "--sub", station.endpoint) as monitor, monitor.page() as page:
