@@ -108,10 +108,14 @@ class Run:
         """Read a run directory.
 
         Raises:
+            ConfigError: its configuration is none of this version's.
             TrainingError: it is not one, or a file of it is damaged.
         """
         saved = Saved.open(path)
-        return cls(path, convert(saved.config, str(path / "config.yaml")), saved.info)
+        try:
+            return cls(path, convert(saved.config, str(path / "config.yaml")), saved.info)
+        except ConfigError as error:
+            raise ConfigError(f"{error}{of_another_version(saved.info)}") from None
 
     @classmethod
     def resume(
@@ -155,8 +159,16 @@ class Run:
 
     @property
     def dims(self) -> Dims:
-        """The sizes that the model was made for."""
-        return msgspec.convert(self.info["dims"], Dims)
+        """The sizes that the model was made for.
+
+        Raises:
+            TrainingError: they are not what this version writes.
+        """
+        try:
+            return msgspec.convert(self.info["dims"], Dims)
+        except msgspec.ValidationError as error:
+            said = f"{self.path / 'run.json'}: dims: {error}{of_another_version(self.info)}"
+            raise TrainingError(said) from None
 
     @property
     def data_hashes(self) -> list[str]:
@@ -205,7 +217,8 @@ class Run:
         try:
             model.load_state_dict(weights)
         except RuntimeError:
-            raise TrainingError(f"{self.path}: config.yaml is not the one that the weights were trained with") from None
+            said = f"{self.path}: config.yaml is not the one that the weights were trained with"
+            raise TrainingError(f"{said}{of_another_version(self.info)}") from None
         return model.eval()
 
     def load_checkpoint(self, name: str) -> dict[str, Any]:
@@ -310,6 +323,14 @@ class Run:
         if path.exists():
             header, *rows = path.read_text().splitlines(keepends=True)
             write(path, "".join([header, *rows[: epoch + 1]]).encode())
+
+
+def of_another_version(info: dict[str, Any]) -> str:
+    """What is to be said besides of a run that cannot be read; nothing where this version trained it."""
+    by = info.get("versions", {}).get("rtdsae", rtdsae.__version__)
+    if by == rtdsae.__version__:
+        return ""
+    return f"; it was trained by rtdsae {by}, and this is {rtdsae.__version__}: read it with {by}"
 
 
 def versions() -> dict[str, str]:

@@ -1,13 +1,15 @@
 """Runs found, compared and listed."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 from test_fit import FAMILIES, config, fit, interrupt_after, recording, two
 
+import rtdsae
 from rtdsae.cli import main
-from rtdsae.errors import TrainingError
+from rtdsae.errors import ConfigError, TrainingError
 from rtdsae.train.run import Run
 from rtdsae.train.runs import compare, find
 
@@ -50,6 +52,22 @@ def test_they_are_compared_by_score_and_by_the_settings_that_differ(home):
     assert "model.con_dim" not in rows["other"]["config"]  # it has none
     (lone,) = compare([run for run in find([home])[0] if run.path.name == "long"])
     assert lone["config"] == {}
+
+
+def test_a_run_of_another_version_that_cannot_be_read_says_which(home, tmp_path):
+    run = Run.open(shutil.copytree(home / "long", tmp_path / "run"))
+    run.info["versions"]["rtdsae"] = "9.8.7"
+    run.info["dims"]["bins_of_anchor"] = run.info["dims"].pop("anchor_bins")
+    run.save_info()
+    mend = rf"; it was trained by rtdsae 9\.8\.7, and this is {rtdsae.__version__}: read it with 9\.8\.7$"
+    with pytest.raises(TrainingError, match=rf"^{run.path}/run.json: dims: .*`anchor_bins`{mend}"):
+        Run.open(run.path).build()
+    with pytest.raises(TrainingError, match=mend):
+        dataclasses.replace(run, info=run.info | {"dims": vars(Run.open(home / "long").dims)}).restore({})
+    with (run.path / "config.yaml").open("a") as file:
+        file.write("warp: {speed: 9}\n")
+    with pytest.raises(ConfigError, match=rf"^{run.path}/config.yaml: .*unknown field `warp`.*{mend}"):
+        Run.open(run.path)
 
 
 def test_runs_of_other_sessions_are_of_other_data(tmp_path):
