@@ -109,8 +109,7 @@ def here(tmp_path, monkeypatch):
         stream, pub = f"source_id={source.source_id}", f"ipc://{tmp_path}/pub"
         return Daemon(Settings(bundle=toy.write(tmp_path / "toy"), stream=stream, pub=pub, **settings))
 
-    yield here
-    gc.unfreeze()
+    return here
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
@@ -241,9 +240,8 @@ def test_it_rehearses_before_its_bins_where_it_is_told_to(here, monkeypatch, mod
     assert len(rehearsals) >= 3 if rehearses else not rehearsals
 
 
-def test_what_was_loaded_is_out_of_the_collectors_sight_before_the_first_bin(here, monkeypatch):
+def test_what_was_loaded_is_out_of_the_collectors_sight_before_the_first_bin(thawed, here, monkeypatch):
     toy, frozen = Toy(), []
-    gc.unfreeze()
     with LslSource(toy.counts(1), 50.0) as source:
         daemon = here(toy, source)
         monkeypatch.setattr(daemon, "_take", lambda _: (frozen.append(gc.get_freeze_count()), daemon.stop()))

@@ -106,7 +106,6 @@ def make(tmp_path, monkeypatch):
     gc.disable()
     yield make
     gc.enable()
-    gc.unfreeze()
 
 
 def counts(toy):

@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import gc
 import json
 import threading
 from datetime import datetime
@@ -163,6 +164,13 @@ def test_a_training_leaves_nothing_running_however_it_ends(tmp_path, monkeypatch
     assert not set(threading.enumerate()) - before
     curves = EventAccumulator("run/tensorboard").Reload()
     assert len(curves.Scalars("train/loss")) == (1 if ends else 2)
+
+
+def test_what_was_there_before_a_training_is_out_of_the_collectors_sight_until_it_ends(tmp_path, thawed):
+    seen = []
+    fit(tmp_path / "run", config(epochs=1), lambda _: seen.append(gc.get_freeze_count()))
+    assert seen[0] > 10_000
+    assert gc.get_freeze_count() == 0
 
 
 def test_heldout_neurons_select_and_are_never_seen(tmp_path):
