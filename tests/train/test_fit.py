@@ -120,8 +120,13 @@ def test_two_runs_with_one_seed_are_equal_and_another_seed_differs(tmp_path):
     assert not all(torch.equal(a[k], c[k]) for k in a)
 
 
-def test_resume_continues_bit_for_bit(tmp_path):
-    whole = fit(tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing came between."""
+    return fit(tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_resume_continues_bit_for_bit(tmp_path, whole):
     fit(tmp_path / "parts", report=interrupt_after(2))
     interrupted = Run.open(tmp_path / "parts").info
     assert (interrupted["state"], interrupted["epochs_done"]) == ("interrupted", 3)
@@ -307,7 +312,7 @@ def test_a_run_that_was_killed_after_its_last_epoch_is_finished(tmp_path, monkey
     assert Run.open(tmp_path / "run").model().behaviour.weight.abs().sum() > 0
 
 
-def test_a_run_that_was_ended_in_its_first_epoch_begins_anew(tmp_path, monkeypatch):
+def test_a_run_that_was_ended_in_its_first_epoch_begins_anew(tmp_path, monkeypatch, whole):
     def interrupt(*args):
         raise KeyboardInterrupt
 
@@ -316,12 +321,12 @@ def test_a_run_that_was_ended_in_its_first_epoch_begins_anew(tmp_path, monkeypat
         info = fit(tmp_path / "run").info
     assert (info["state"], info["epochs_done"]) == ("interrupted", 0)
     json.loads((tmp_path / "run" / "run.json").read_text(), parse_constant=pytest.fail)
-    assert_equal(weights(fit(tmp_path / "run", resume=True)), weights(fit(tmp_path / "whole")))
+    assert_equal(weights(fit(tmp_path / "run", resume=True)), weights(whole))
 
 
 @pytest.mark.parametrize("nth", [1, 2, 3])
 @pytest.mark.parametrize("name", ["best.pt", "last.pt"])
-def test_ctrl_c_between_an_epochs_score_and_its_checkpoint(tmp_path, monkeypatch, name, nth):
+def test_ctrl_c_between_an_epochs_score_and_its_checkpoint(tmp_path, monkeypatch, whole, name, nth):
     """What run.json says is of what was saved, and the next resume goes on as if nothing had happened."""
     saved, save = [], Run.save_checkpoint
 
@@ -340,7 +345,7 @@ def test_ctrl_c_between_an_epochs_score_and_its_checkpoint(tmp_path, monkeypatch
     assert (told["state"], told["best_epoch"]) == ("interrupted", best["epoch"])
     assert told["epochs_done"] == max(last["epoch"], best["epoch"]) + 1
     assert told.get("best_score") == best.get("score")
-    whole, resumed = fit(tmp_path / "whole"), fit(tmp_path / "run", resume=True)
+    resumed = fit(tmp_path / "run", resume=True)
     for checkpoint in ("best.pt", "last.pt"):
         assert_equal(weights(whole, checkpoint), weights(resumed, checkpoint))
     assert whole.info["best_score"] == resumed.info["best_score"]
