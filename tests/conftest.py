@@ -21,16 +21,28 @@ settings.load_profile("busy")  # how long an example takes says nothing on a com
 # them to themselves, one after another: they need time at once, and the documentation's pages the ports that they name.
 ALONGSIDE = {"model", "train", "evaluate", "recordings"}
 ALONGSIDE |= {
+    "test_axes",
     "test_bins",
     "test_bundle",
+    "test_completion",
+    "test_decimate",
+    "test_decoder",
+    "test_engine",
     "test_fuzz",
+    "test_messages",
     "test_offline",
+    "test_package",
+    "test_picture",
     "test_shipped_models",
     "test_site",
+    "test_timing",
     "test_tools",
     "test_training",
+    "test_view",
     "test_wire",
 }
+# What takes a minute and more begins first, so that nobody waits for it at the end: xdist goes by the number of tests.
+LONG = ["live", "test_offline", "test_calibrate", "test_export", "test_fit", "test_timing"]
 
 
 @pytest.fixture
@@ -87,5 +99,11 @@ def pytest_xdist_make_scheduler(config, log):
         def _split_scope(self, nodeid):
             file = Path(nodeid.partition("::")[0])
             return str(file) if ALONGSIDE & {file.parent.name, file.stem} else "live"
+
+        def _assign_work_unit(self, node):
+            ranks = {scope: LONG.index(Path(scope).stem) for scope in self.workqueue if Path(scope).stem in LONG}
+            if ranks:
+                self.workqueue.move_to_end(min(ranks, key=ranks.get), last=False)
+            super()._assign_work_unit(node)
 
     return Scheduling(config, log)
