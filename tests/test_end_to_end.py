@@ -2,8 +2,6 @@
 
 import importlib.util
 import signal
-import subprocess
-import sys
 import uuid
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 
 from rtdsae import Subscriber, recordings
+from rtdsae.cli import main
 from rtdsae.errors import RecordingError
 from rtdsae.recordings import synthetic
 from rtdsae.train.latents import segment_outputs
@@ -18,7 +17,6 @@ from rtdsae.train.run import Run
 from rtdsae.train.windows import Tensors
 
 ROOT = Path(__file__).parent.parent
-RTDSAE = [sys.executable, "-m", "rtdsae"]
 SMALL = ["fit.epochs=2", "fit.accelerator=cpu", "model.gen_dim=24", "model.fac_dim=8", "model.z_dim=2"]
 ARRAYS = ("factors", "z", "f", "rates", "behaviour")
 
@@ -40,9 +38,7 @@ def generated():
 
 
 def rtdsae(*args):
-    done = subprocess.run([*RTDSAE, *map(str, args)], capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert main([str(arg) for arg in args]) == 0
 
 
 REAL = [pytest.param(name, marks=pytest.mark.slow) for name in ("pursuit", "center_out_stream")]
