@@ -32,6 +32,7 @@ TAKE = 16  # bins of history at a time: what MAX_BYTES can be overshot by
 HIGH_WATER = 8  # requests and replies that wait, a client; one that does not read loses its own
 PAUSE_S = 0.005  # between two requests: a client in a hurry cannot take the interpreter from the decoding
 REST = 4  # times as long as a request took: a fifth of a core at most
+LONGEST_REST_S = 0.2  # on a busy computer a request takes long without costing much, and a recorder has many to ask
 POLL_MS = 100
 LAST_WORDS_MS = 200  # of sending what `stop` was answered
 
@@ -150,7 +151,8 @@ class Control:
             if self._socket.poll(POLL_MS):
                 began = time.monotonic()
                 self._answer(self._receive())
-                self._closing.wait(max(PAUSE_S, REST * (time.monotonic() - began)))
+                rest_s = min(LONGEST_REST_S, REST * (time.monotonic() - began))
+                self._closing.wait(max(PAUSE_S, rest_s))
             while not self._later.empty():
                 self._reply(self._later.get())
         self._socket.close(linger=LAST_WORDS_MS)
