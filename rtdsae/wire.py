@@ -263,9 +263,11 @@ class Encoder:
 
     def encode(self, seq: int, bin: int, t_bin: float, t_in: float, t_out: float, flags: int = 0) -> bytearray:
         """Packs the header before the payload that is there, and returns the frame itself."""
-        ids, times = (VERSION, flags, self.run, seq, bin), (t_bin, t_in, t_out)
-        _HEADER.pack_into(self.frame, 0, LATENTS, *ids, *times, self._schema_id, self._count)
-        return self.frame
+        frame, schema_id = self.frame, self._schema_id
+        _HEADER.pack_into(
+            frame, 0, LATENTS, VERSION, flags, self.run, seq, bin, t_bin, t_in, t_out, schema_id, self._count
+        )
+        return frame
 
 
 def decode(frame: Buffer) -> Latents | Schema | Status:

@@ -39,6 +39,7 @@ __all__ = ["RegularBinner"]
 
 LARGEST = 2.0**24  # beyond it float32 no longer counts by one
 LARGEST_BITS = int(np.float32(LARGEST).view(np.uint32))
+FLOAT32 = np.dtype(np.float32)
 FOLLOW = 4  # the grid follows the stamps by 1/2**4 of their distance
 
 _NEVER = 1 << 63
@@ -98,7 +99,7 @@ class RegularBinner:
         Raises:
             BinError: the shapes are others.
         """
-        if values.ndim != 2 or values.shape != (len(stamps), self._out.n_channels):
+        if values.shape != (len(stamps), self._out.n_channels):
             raise BinError(f"samples of shape {values.shape}: expected ({len(stamps)}, {self._out.n_channels})")
         if self._k == len(stamps) == 1 and self._take_next(values, stamps.item()):
             return self._out.one
@@ -119,7 +120,7 @@ class RegularBinner:
 
         False where it is anything else; nothing is taken then.
         """
-        if values.dtype != np.float32 or not -MAX_STAMP < stamp < MAX_STAMP:
+        if values.dtype is not FLOAT32 or not -MAX_STAMP < stamp < MAX_STAMP:
             return False
         time = round(stamp * 1e9)
         off = time * self._scale - self._expected
@@ -128,7 +129,8 @@ class RegularBinner:
         index, t_end, counts, observed = self._out.one
         counts[:] = values
         # As integers, float32 that are negative, infinite or no number are above all counts: one comparison finds them.
-        if np.maximum.reduce(self._out.bits) > LARGEST_BITS:
+        bits = self._out.bits
+        if bits.item(bits.argmax()) > LARGEST_BITS:
             return False
         index[0], t_end[0], observed[0] = self._index, stamp, True
         self._index, self._last = self._index + 1, time

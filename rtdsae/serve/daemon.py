@@ -14,13 +14,13 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import pylsl
 
 from rtdsae import bundle as bundles
 from rtdsae import shipped
 from rtdsae.bins import BinCounters, Bins
 from rtdsae.errors import RtdsaeError
 from rtdsae.serve import intake as intakes
+from rtdsae.serve.clock import local_clock
 from rtdsae.serve.control import Control
 from rtdsae.serve.dry_run import dry_run
 from rtdsae.serve.endpoint import Endpoints
@@ -149,7 +149,7 @@ class Daemon:
             silence_s=self.settings.silence_s,
         )
         self._counters = self._intake.counters
-        self._explain_at = pylsl.local_clock() + max(PATIENCE_S, 2 * self._pipeline.n_anchor * self._bin_width_s)
+        self._explain_at = local_clock() + max(PATIENCE_S, 2 * self._pipeline.n_anchor * self._bin_width_s)
         if name := self.settings.lsl_out:
             if self.settings.keys:
                 log.warning("lsl_out: the LSL stream %s is open to all that LSL reaches: LSL knows no keys", name)
@@ -167,7 +167,7 @@ class Daemon:
         while not self.should_exit:
             source = self._link.source
             if source is None:
-                self._decode(self._intake.without_stream(), pylsl.local_clock())
+                self._decode(self._intake.without_stream(), local_clock())
                 self._housekeep()
                 continue
             if self._wake.active and not self._ready():
@@ -188,7 +188,7 @@ class Daemon:
         except Lost as error:
             self._link.lose(source, error)
             return False
-        self._last_pull = t_in = pylsl.local_clock()
+        self._last_pull = t_in = local_clock()
         if source.n_taken:  # else it is the clock that completes a bin of events
             self._last_input = t_in
         self._decode(self._intake.bins(source), t_in)
@@ -196,22 +196,23 @@ class Daemon:
 
     def _decode(self, bins: Bins, t_in: float) -> None:
         for i in range(len(bins.index)):
-            if i and pylsl.local_clock() >= self._next_chores:  # of a long gap: whoever watches us has to hear of us
+            if i and local_clock() >= self._next_chores:  # of a long gap: whoever watches us has to hear of us
                 self._housekeep()
                 if self.force_exit:
                     return
-            flags = self._pipeline.decode(bins.counts[i], bool(bins.observed[i]))
+            flags = self._pipeline.decode(bins.counts[i], bins.observed.item(i))
             if flags is not None:
-                self._publish(int(bins.index[i]), float(bins.t_end[i]), t_in, flags)
+                self._publish(bins.index.item(i), bins.t_end.item(i), t_in, flags)
             self._pipeline.decoder.anchor_if_due()
             if self._handover.waiting:
                 self._hand_over()
         if len(bins.index):
-            self._decoded_to = float(bins.t_end[-1])
-            self._wake.arrived(t_in, self._decoded_to)
+            self._decoded_to = bins.t_end.item(-1)
+            if self._wake.active:
+                self._wake.arrived(t_in, self._decoded_to)
 
     def _publish(self, bin_: int, t_bin: float, t_in: float, flags: int) -> None:
-        t_out = pylsl.local_clock()
+        t_out = local_clock()
         flags |= self._flags
         if t_out > t_bin + self._bin_width_s:
             flags |= LATE
@@ -297,7 +298,7 @@ class Daemon:
         self._notifier.watchdog()
         self._publisher.greet()
         self._link.renew(self._last_input)
-        now = pylsl.local_clock()
+        now = local_clock()
         self._next_chores = now + CHORES_PERIOD_S
         if now >= self._next_status:
             self._next_status = now + STATUS_PERIOD_S
@@ -357,8 +358,8 @@ class Daemon:
 
         LSL may not have it all in hand yet, if the whole process was stopped: so it is waited for a moment.
         """
-        told = pylsl.local_clock()
-        while not self.force_exit and pylsl.local_clock() < told + DRAIN_S:
+        told = local_clock()
+        while not self.force_exit and local_clock() < told + DRAIN_S:
             source = self._link.source
             if not (source and (source.available() or self._decoded_to < told) and self._take(source)):
                 break

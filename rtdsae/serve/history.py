@@ -1,7 +1,6 @@
 """The last minutes of what was published, for subscribers that noticed a hole."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rtdsae.wire import Flags
 
@@ -28,15 +27,18 @@ class History:
         n_frames = max(1, min(n_frames, MAX_BYTES // frame_size))
         # Written to, so that no page is new to the hot path. One slot is spare: it is the one that is being written.
         self._ring = np.ones((n_frames + 1, frame_size), np.uint8)
+        self._bytes = self._ring.data.cast("B")
         self.first = self._next = 0
 
     def begin(self, seq: int) -> None:
         """The next frame will be this one, and the first."""
         self.first = self._next = seq
 
-    def add(self, frame: bytearray | NDArray[np.uint8]) -> None:
+    def add(self, frame: bytearray | memoryview) -> None:
         """Keeps the next frame."""
-        self._ring[self._next % len(self._ring)] = frame
+        n_slots, size = self._ring.shape
+        at = self._next % n_slots * size
+        self._bytes[at : at + size] = frame
         self._next += 1
 
     @property
@@ -58,7 +60,7 @@ class History:
         copy = History(self._ring.shape[1], last - first + 1)
         copy.begin(first)
         for seq in range(first, last + 1):
-            copy.add(self._ring[seq % len(self._ring)])
+            copy.add(self._ring[seq % len(self._ring)].data)
         return copy
 
     @property

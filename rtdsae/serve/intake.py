@@ -10,9 +10,9 @@ import time
 from typing import Literal, Protocol
 
 import numpy as np
-import pylsl
 
 from rtdsae.bins import BinCounters, Bins, EventsBinner, Kind, RegularBinner
+from rtdsae.serve.clock import local_clock
 from rtdsae.serve.source import MAX_PULL, Source
 
 __all__ = ["EventsIntake", "Intake", "RegularIntake", "make"]
@@ -95,10 +95,10 @@ class EventsIntake:
         if source is not self._source:  # what the open bin had before this connection is not known
             self._source = source
             self._binner.miss()
-        left = self._binner.due - pylsl.local_clock()
+        left = self._binner.due - local_clock()
         taken = source.pull(MAX_PULL, min(max(left, 0.0), PATIENCE_S))
         if taken:
-            self._last_spike = pylsl.local_clock()
+            self._last_spike = local_clock()
         self._heed_backlog(source, taken)
         return taken > 0 or left <= PATIENCE_S
 
@@ -112,7 +112,7 @@ class EventsIntake:
 
     def bins(self, source: Source) -> Bins:
         """The bins that the last pull or the clock completed."""
-        now = pylsl.local_clock()
+        now = local_clock()
         bins = self._binner.push(*source.taken(), now)
         # The clock's come with the next call: the buffer of these is the binner's. Nor does the clock close a bin whose
         # spikes may still wait to be taken.
@@ -122,12 +122,12 @@ class EventsIntake:
 
     def idle(self, source: Source) -> bool:
         """Whether the open bin is not due yet, and no more spikes wait than a pull takes."""
-        return bool(self._binner.due > pylsl.local_clock()) and source.available() < MAX_PULL
+        return bool(self._binner.due > local_clock()) and source.available() < MAX_PULL
 
     def without_stream(self) -> Bins:
         """Unobserved bins, as they fall due."""
-        time.sleep(min(max(self._binner.due - pylsl.local_clock(), 0.0), PATIENCE_S))
-        return self._binner.advance(pylsl.local_clock(), observed=False)
+        time.sleep(min(max(self._binner.due - local_clock(), 0.0), PATIENCE_S))
+        return self._binner.advance(local_clock(), observed=False)
 
 
 def make(

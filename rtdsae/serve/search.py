@@ -18,6 +18,7 @@ import pylsl
 from pylsl.lib import lib
 
 from rtdsae.errors import StreamError, one_line
+from rtdsae.serve.clock import local_clock
 from rtdsae.serve.realtime import ordinary_thread, scheduling
 from rtdsae.serve.source import Source, Wanted
 
@@ -98,7 +99,7 @@ def find(
         StreamError: none or several match, or the query is not valid XPath.
     """
     search = _search(predicate(query))
-    began = pylsl.local_clock()
+    began = local_clock()
     deadline = began + timeout_s
     settled = np.inf  # when a second stream would have shown
     while True:
@@ -106,9 +107,9 @@ def find(
         if in_place_of:
             others = [info for info in found if info.uid() != in_place_of and info.source_id() in ("", again)]
             itself = [info for info in found if info.uid() == in_place_of]
-            found = others or (itself if pylsl.local_clock() >= began + itself_after_s else [])
+            found = others or (itself if local_clock() >= began + itself_after_s else [])
         same = [info for info in found if again and info.source_id() == again]
-        now = pylsl.local_clock()
+        now = local_clock()
         if found and now >= (settled := min(settled, now + (LOOK_S if same else SECOND_STREAM_S))):
             found = same or found
             break
@@ -187,7 +188,7 @@ class Search(threading.Thread):
                 if info is None or self._stopping.is_set():
                     return
                 self._scheduled()  # and so are LSL's threads that carry the bins, which begin here
-                self.since = pylsl.local_clock()
+                self.since = local_clock()
                 found = self._open(info)
                 if self._speaks(found):
                     self.found = found
@@ -236,9 +237,9 @@ class Search(threading.Thread):
         """
         if not self._silent or found.uid != self._before.uid:
             return True
-        deadline = pylsl.local_clock() + max(SPEAKS_S, 2 * self._wanted.bin_width_s)
+        deadline = local_clock() + max(SPEAKS_S, 2 * self._wanted.bin_width_s)
         while not found.available():
-            if self._stopping.wait(LOOK_S) or pylsl.local_clock() > deadline:
+            if self._stopping.wait(LOOK_S) or local_clock() > deadline:
                 return False
         return not self._stopping.wait(HEARD_S)
 

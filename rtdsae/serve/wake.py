@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import get_args
 
 import numpy as np
-import pylsl
 
 from rtdsae.bins import RegularBinner
 from rtdsae.errors import ConfigError
+from rtdsae.serve.clock import local_clock
 from rtdsae.serve.engine import Engine
 from rtdsae.serve.settings import WakeMode
 from rtdsae.wire import Encoder, Schema
@@ -80,14 +80,14 @@ class Wake:
 
         Returns at once where there is no time for that.
         """
-        left = self.due - self._lead_s - pylsl.local_clock()
+        left = self.due - self._lead_s - local_clock()
         if not (self.active and 2 * self._jitter_s < LONGEST_LEAD * self._period_s and left > 0):
             return
         time.sleep(left)
         overslept = bool(available())
         if not overslept:
             self._rehearse()
-        self._learn(in_time=pylsl.local_clock() < self.due - SPARE_S)
+        self._learn(in_time=local_clock() < self.due - SPARE_S)
         if self._polls and not overslept:
             patience_s = SPARE_S + LATENESS * self._jitter_s
             self._poll(available, self.due + min(patience_s, LONGEST_POLL * self._period_s))
@@ -98,7 +98,7 @@ class Wake:
         self._lead_s = min(self._lead_s * (1 + change), LONGEST_LEAD * self._period_s)
 
     def _poll(self, available: Callable[[], object], until: float) -> None:
-        while not available() and pylsl.local_clock() < until:
+        while not available() and local_clock() < until:
             _yield()
 
 
@@ -116,5 +116,5 @@ class Rehearsal:
         self._stamps += self._bin_width_s
         bins = self._binner.push(self._values, self._stamps)
         self._engine.warm_up()
-        now = pylsl.local_clock()
+        now = local_clock()
         self._encoder.encode(0, int(bins.index[0]), float(bins.t_end[0]), now, now)

@@ -41,7 +41,7 @@ class World:
 @pytest.fixture
 def world(monkeypatch):
     world = World()
-    monkeypatch.setattr("rtdsae.serve.wake.pylsl.local_clock", lambda: world.now)
+    monkeypatch.setattr("rtdsae.serve.wake.local_clock", lambda: world.now)
     monkeypatch.setattr("rtdsae.serve.wake.time.sleep", world.sleep)
     return world
 
