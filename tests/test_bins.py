@@ -3,13 +3,14 @@
 import itertools
 from dataclasses import asdict
 from fractions import Fraction
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtdsae.bins import BinCounters, Bins, EventsBinner, RegularBinner, input_kind
+from rtdsae.bins import BinCounters, Bins, EventsBinner, RegularBinner, events, input_kind
 from rtdsae.bins.grid import KEPT_BYTES
 from rtdsae.errors import BinError
 
@@ -621,6 +622,66 @@ def test_any_chunking_of_spikes_gives_the_same_bins_and_accounts_for_all(spikes,
     assert counters.gaps == (~one_by_one.observed).sum()
     dropped = counters.late + counters.duplicates + counters.nan + counters.overflow + counters.partial
     assert n == int(one_by_one.counts.sum()) + dropped
+
+
+CLOCK = 500.0  # how far the stamps' clock is ahead of the daemon's in some examples
+
+
+@st.composite
+def live_spikes(draw):
+    """A binner's width and lateness, and what a daemon does with it: pushes, bins closed by the clock, connections."""
+    width, lateness = draw(st.sampled_from([0.02, 1 / 3, 8.0])), draw(st.sampled_from([0.0, 0.002, 0.1]))
+    stamp, ahead, done = START, draw(st.sampled_from([0.0, CLOCK])), []
+    for what in draw(st.lists(st.sampled_from(["push"] * 4 + ["advance", "miss"]), min_size=1, max_size=8)):
+        rng = np.random.default_rng(draw(st.integers(0, 999)))
+        n, bad = int(rng.integers(1, 120)), draw(st.sampled_from([0.0, 0.02]))
+        steps = rng.exponential(draw(st.sampled_from([1e-5, 3e-4, 0.02])), n) * rng.choice([1, 1, 1, 1, -1], n)
+        steps[rng.integers(n)] = draw(st.sampled_from([0.0, 0.03, 1.3, -0.05, -0.9, -1.5, 61.5]))
+        steps[0] *= stamp > START
+        stamps, stamp = stamp + np.cumsum(steps), stamp + steps.sum()
+        edges = START + width * np.rint((stamps - START) / width) + rng.choice([-1e-9, 0, 1e-9], n)
+        edges += lateness * rng.integers(0, 2, n)
+        stamps = np.where(rng.random(n) < draw(st.sampled_from([0.0, 0.1])), edges, stamps)
+        stamps[rng.random(n) < bad] = np.nan
+        channels = np.where(rng.random(n) < bad, rng.choice([2, 0.5, -1, np.nan], n), rng.integers(0, 2, n))
+        delay = draw(st.sampled_from([0.0, 0.004, 2.0, 9.0, -1.2]))
+        done.append((what, channels.astype(np.float32), stamps, stamp - ahead + delay))
+    return width, lateness, done
+
+
+@settings(max_examples=500)
+@given(live_spikes(), st.sampled_from([7, 1024]))
+def test_spikes_that_are_added_together_make_what_they_make_one_by_one(live, together):
+    width, lateness, done = live
+
+    def run(many):
+        binner = EventsBinner(2, width, lateness)
+
+        def bins():
+            for what, channels, stamps, now in done:
+                if what == "push":
+                    yield binner.push(channels, stamps, now)
+                elif what == "advance":
+                    yield binner.advance(now)
+                else:
+                    binner.miss()
+            yield binner.advance(now + 1.0, observed=False)
+
+        with mock.patch.multiple(events, MANY=many, FEW=many, TOGETHER=together):
+            return joined(bins()), binner.counters
+
+    one_by_one, counters = run(1_000_000)
+    at_once, counters_at_once = run(1)
+    assert_identical(one_by_one, at_once)
+    assert counters == counters_at_once
+
+
+def test_many_spikes_at_once_say_that_the_stream_is_back():
+    binner = EventsBinner(1, 0.02)
+    binner.push(np.zeros(1), np.array([START]))
+    binner.miss()
+    binner.push(np.zeros(500), START + np.linspace(0.005, 0.015, 500))
+    assert binner.advance(START + 0.07).observed.tolist() == [False, True, True]
 
 
 def test_sorted_spikes_are_a_histogram():

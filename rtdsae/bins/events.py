@@ -12,6 +12,7 @@ import numpy as np
 from rtdsae.bins.grid import (
     BACKWARD_NS,
     FORWARD_NS,
+    MAX_STAMP,
     NO_STAMP,
     BinBuffer,
     BinCounters,
@@ -24,6 +25,10 @@ from rtdsae.bins.grid import (
 from rtdsae.errors import BinError
 
 __all__ = ["EventsBinner"]
+
+MANY = 64  # spikes that are worth looking at together: that costs as much, in cold caches, as to take forty singly
+TOGETHER = 1024  # and no more: one that closes a bin has the rest looked at again
+FEW = 4  # that are taken singly after these, the first of which did something else
 
 
 class EventsBinner:
@@ -85,10 +90,19 @@ class EventsBinner:
         if values.ndim not in (1, 2) or len(values) != len(stamps):
             raise BinError(f"spikes of shape {values.shape}: expected ({len(stamps)},) or ({len(stamps)}, columns)")
         self._out.clear()
-        channels = (values if values.ndim == 1 else values[:, 0]).tolist()
+        channels = values if values.ndim == 1 else values[:, 0]
         came = None if now is None else round(now * 1e9)
-        for time, channel in zip(nanoseconds(stamps), channels, strict=True):
-            self._add_spike(time, channel, came)
+        at, singly = 0, FEW
+        while at < len(stamps):
+            n_usual = 0
+            if len(stamps) - at >= MANY:
+                n_usual = self._add_usual(stamps[at : at + TOGETHER], channels[at : at + TOGETHER], came)
+                singly = FEW if n_usual >= MANY else 2 * singly  # less and less often where it is in vain
+            at += n_usual
+            few = slice(at, at + singly)
+            for time, channel in zip(nanoseconds(stamps[few]), channels[few].tolist(), strict=True):
+                self._add_spike(time, channel, came)
+            at += singly
         if came is not None and self._origin is not None:
             self._compare(came)
         return self._out.bins()
@@ -124,6 +138,36 @@ class EventsBinner:
         if self._origin is not None:
             self._close_until(round(t_end * 1e9), observed)
         return self._out.bins()
+
+    def _add_usual(self, stamps: Stamps, channels: Values, came: int | None) -> int:
+        """Adds, all at once, the spikes before the first that is bad or does more than count in an unpublished bin.
+
+        That is what `_add_spike` does with these, in a thirtieth of the time. Says how many they are.
+        """
+        if self._origin is None or self._away:
+            return 0
+        first, last = self._begin_of(self._closed), self._begin_of(self._closed + 1) + self._lateness - 1
+        if came is not None and self._compared:
+            last = min(last, came + max(0, self._clock_shift) + BACKWARD_NS)
+        if (last - self._origin) * self._scale >= 1 << 62:
+            return 0
+        good = np.abs(stamps) < MAX_STAMP
+        times = np.rint(np.where(good, stamps, 0.0) * 1e9).astype(np.int64)
+        good &= (first <= times) & (times <= last)
+        good &= (channels >= 0) & (channels < self._out.n_channels) & (channels == np.floor(channels))
+        n = len(good) if good.all() else int(good.argmin())
+        times = times[:n]
+        if not n or times.min() < max(self._newest, newest := int(times.max())) - BACKWARD_NS:
+            return 0
+        bins = (times - self._origin) * self._scale // self._width
+        np.add.at(self._ring, (bins % len(self._ring), channels[:n].astype(np.intp)), 1)
+        self._newest, self._time = max(self._newest, newest), max(self._time, newest)
+        return n
+
+    def _begin_of(self, bin_: int) -> int:
+        """The first nanosecond of a bin, counted from the origin."""
+        assert self._origin is not None
+        return self._origin - (-bin_ * self._width // self._scale)
 
     def _add_spike(self, time: int, channel: float, came: int | None) -> None:
         if time == NO_STAMP or not 0 <= channel < math.inf or channel != int(channel):
