@@ -63,6 +63,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")  # a field name in C, MATLAB a
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Float32 = NDArray[np.float32]
+_FLOAT32 = np.dtype("<f4")
 
 
 class Flags(enum.IntFlag):
@@ -73,6 +74,9 @@ class Flags(enum.IntFlag):
     LATE = 4  # published after the next bin's end
     SWAPPED = 8  # first bin of a new model
     BACKFILL = 16  # replayed from history
+
+
+_FLAGS = tuple(map(Flags, range(32)))  # made once: to ask the enumeration for one costs microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,11 +205,10 @@ class Latents:
         Raises:
             WireError: it was published under another schema.
         """
+        if schema is self.schema:
+            return self
         if schema.id != self.schema_id or schema.count != self.payload.size:
-            raise WireError(
-                f"bin {self.bin} has {self.payload.size} values of schema {self.schema_id:08x}, "
-                f"not the {schema.count} of schema {schema.id:08x}"
-            )
+            raise _of_another(schema, self.schema_id, self.bin, self.payload.size)
         times = (self.t_bin, self.t_in, self.t_out)
         return Latents(self.flags, self.run, self.seq, self.bin, *times, self.schema_id, self.payload, schema)
 
@@ -270,15 +273,19 @@ class Encoder:
         return frame
 
 
-def decode(frame: Buffer) -> Latents | Schema | Status:
-    """Reads a frame of any kind. Latents come unbound: `bind` them to the schema of their `schema_id`.
+def decode(frame: Buffer, schemas: Mapping[int, Schema] = {}) -> Latents | Schema | Status:
+    """Reads a frame of any kind.
+
+    Args:
+        frame: as it came.
+        schemas: those that are known, by their id. Latents of one of them are bound to it; `bind` others.
 
     Raises:
-        WireError: it is not a frame of this version.
+        WireError: it is not a frame of this version, or not of the schema that it names.
     """
     topic = bytes(frame[:8])
     if topic == LATENTS:
-        return _decode_latents(frame)
+        return _decode_latents(frame, schemas)
     if topic not in (SCHEMA, STATUS):
         raise WireError(f"a message begins with {topic!r}, not latents, schema or status: is this an rtdsae endpoint?")
     if len(frame) - len(topic) > MAX_JSON:
@@ -287,7 +294,7 @@ def decode(frame: Buffer) -> Latents | Schema | Status:
     return Schema.from_json(text) if topic == SCHEMA else Status(_from_json(text, "status"))
 
 
-def _decode_latents(frame: Buffer) -> Latents:
+def _decode_latents(frame: Buffer, schemas: Mapping[int, Schema]) -> Latents:
     if len(frame) < _HEADER.size:
         raise WireError(f"a latents message has {len(frame)} bytes, less than its header of {_HEADER.size}")
     _, version, flags, run, seq, bin_, t_bin, t_in, t_out, schema_id, count = _HEADER.unpack_from(frame)
@@ -295,8 +302,18 @@ def _decode_latents(frame: Buffer) -> Latents:
         raise WireError(f"a latents message has version {version}, this program reads {VERSION}: upgrade the older one")
     if count > MAX_COUNT or len(frame) != _HEADER.size + 4 * count:
         raise WireError(f"a latents message says {count} values, its {len(frame)} bytes do not hold exactly these")
-    payload: Float32 = np.frombuffer(frame, "<f4", count, _HEADER.size)
-    return Latents(Flags(flags), run, seq, bin_, t_bin, t_in, t_out, schema_id, payload)
+    payload: Float32 = np.frombuffer(frame, _FLOAT32, count, _HEADER.size)
+    schema = schemas.get(schema_id)
+    if schema is not None and schema.count != count:
+        raise _of_another(schema, schema_id, bin_, count)
+    known = _FLAGS[flags] if flags < len(_FLAGS) else Flags(flags)
+    return Latents(known, run, seq, bin_, t_bin, t_in, t_out, schema_id, payload, schema)
+
+
+def _of_another(schema: Schema, schema_id: int, bin_: int, count: int) -> WireError:
+    return WireError(
+        f"bin {bin_} has {count} values of schema {schema_id:08x}, not the {schema.count} of schema {schema.id:08x}"
+    )
 
 
 def encode_status(fields: Mapping[str, Any]) -> bytes:
