@@ -107,7 +107,7 @@ class Daemon:
         self._pipeline = Pipeline(settings.bundle, settings.session, settings.model, self.run_id)
         manifest = self._pipeline.bundle.manifest
         self._bin_width_s, self._latency = manifest.bin_width_s, Latency()
-        self._wake = Wake(self._bin_width_s, lambda: self._pipeline.rehearse(), settings.wake)
+        self._wake = Wake(self._bin_width_s, self._prepare, settings.wake)
         if settings.wake == "poll" and not self._wake.active:
             log.info("wake=poll: bins of %g ms are not polled for, only those of 4 to 200 ms", 1e3 * self._bin_width_s)
         self._handover = Handover()
@@ -175,15 +175,21 @@ class Daemon:
             if not self._take(source) or self._last_pull >= self._next_chores:
                 self._housekeep()
 
+    def _prepare(self) -> None:
+        """Shortly before a bin is complete: takes what has come of it, and sends one through all stages in vain."""
+        if source := self._link.source:
+            self._take(source, early=True)
+        self._pipeline.rehearse()
+
     def _ready(self) -> bool:
         """Whether what completes the open bin is there."""
         source = self._link.source
         return source is None or not self._intake.idle(source)
 
-    def _take(self, source: Source) -> bool:
-        """What has come, through all stages; False when nothing has."""
+    def _take(self, source: Source, early: bool = False) -> bool:
+        """What has come, through all stages; False when nothing has. Early, it is not waited for the rest of a bin."""
         try:
-            if not self._intake.pull(source):
+            if not (self._intake.pull_early(source) if early else self._intake.pull(source)):
                 return False
         except Lost as error:
             self._link.lose(source, error)

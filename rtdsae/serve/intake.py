@@ -34,6 +34,12 @@ class Intake(Protocol):
             StreamError: the stream is lost.
         """
 
+    def pull_early(self, source: Source) -> bool:
+        """Takes what has come of the open bin, without waiting; False where nothing has. As after `pull`, see `bins`.
+
+        So little is left to do when the bin is complete.
+        """
+
     def bins(self, source: Source) -> Bins:
         """The bins that the last pull completed."""
 
@@ -57,6 +63,12 @@ class RegularIntake:
     def pull(self, source: Source) -> bool:
         """Waits for the samples that the open bin needs."""
         return source.pull(self._binner.missing, PATIENCE_S) > 0
+
+    def pull_early(self, source: Source) -> bool:
+        """Takes the samples of the open bin that have come."""
+        missing = self._binner.missing
+        n = min(source.available(), missing) if missing > 1 else 0
+        return n > 0 and source.pull(n, 0.0) > 0
 
     def bins(self, source: Source) -> Bins:
         """The bins that the last pull completed."""
@@ -90,17 +102,21 @@ class EventsIntake:
             said = "lateness_s=%g: bins of %g s, which close so long after their end, are all late: make it shorter"
             log.warning(said, lateness_s, bin_width_s)
 
-    def pull(self, source: Source) -> bool:
+    def pull(self, source: Source, patience_s: float = PATIENCE_S) -> bool:
         """Waits for spikes until the open bin is due."""
         if source is not self._source:  # what the open bin had before this connection is not known
             self._source = source
             self._binner.miss()
         left = self._binner.due - local_clock()
-        taken = source.pull(MAX_PULL, min(max(left, 0.0), PATIENCE_S))
+        taken = source.pull(MAX_PULL, min(max(left, 0.0), patience_s))
         if taken:
             self._last_spike = local_clock()
         self._heed_backlog(source, taken)
-        return taken > 0 or left <= PATIENCE_S
+        return taken > 0 or left <= patience_s
+
+    def pull_early(self, source: Source) -> bool:
+        """Takes the spikes that have come."""
+        return source is self._source and source.available() > 0 and self.pull(source, 0.0)
 
     def _heed_backlog(self, source: Source, taken: int) -> None:
         """Says once that so many spikes have waited that LSL may have dropped some, which it does not say itself."""

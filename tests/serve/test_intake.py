@@ -63,6 +63,26 @@ def test_thousands_of_samples_a_second_in_short_bins():
     np.testing.assert_array_equal(counts, samples.reshape(40, 300, C).sum(axis=1))
 
 
+def test_samples_are_taken_before_their_bin_is_complete_and_end_in_it():
+    k, n_bins = 20, 15
+    samples = np.random.default_rng(0).poisson(2.0, (n_bins * k, C)).astype(np.float32)
+    with LslSource(samples, k / WIDTH) as stream:
+        source = Source(find(f"source_id={stream.source_id}", 20), WANTED)
+        intake, counts, early = intakes.make("samples", k, C, WIDTH), [], []
+        assert not intake.pull_early(source)
+        while len(counts) < n_bins:
+            until(lambda: source.available() >= k // 2)
+            if intake.pull_early(source):
+                early.append(source.n_taken)
+                counts += intake.bins(source).counts.tolist()
+            if intake.pull(source):
+                counts += intake.bins(source).counts.tolist()
+        source.close()
+    np.testing.assert_array_equal(counts, samples.reshape(n_bins, k, C).sum(axis=1))
+    assert len(early) >= n_bins - 1
+    assert min(early) >= k // 2
+
+
 def spikes(n_bins, rate=1.5, seed=0):
     """Spikes `(n, 1)` and their times in order, with a spike at 0; and the bins that they make."""
     rng = np.random.default_rng(seed)
@@ -84,6 +104,26 @@ def test_events_make_bins_by_the_clock_those_without_spikes_too():
     np.testing.assert_allclose(np.diff(ends), WIDTH, atol=1e-6)
     assert (came[:60] >= ends[:60] + 0.002 - 1e-4).all()  # never before the allowance for late spikes is over
     assert (expected.sum(axis=1) == 0).sum() > 5
+
+
+def test_spikes_are_taken_before_their_bin_is_due_and_end_in_it():
+    n_bins, width = 4, 0.5
+    samples, times, _ = spikes(n_bins * round(width / WIDTH), rate=4.0)
+    with LslSource(samples, 0.0, offsets=times, on_time=True) as stream:
+        source = Source(find(f"source_id={stream.source_id}", 20), Wanted(WANTED.channels, width))
+        intake, total, early, deadline = intakes.make("events", 0, C, width), 0.0, 0, pylsl.local_clock() + 30
+        assert not intake.pull_early(source)  # a new connection is for `pull` to notice
+        until(lambda: intake.pull(source))
+        total += intake.bins(source).counts.sum()
+        while total + intake.counters.late + intake.counters.partial < len(times):
+            assert pylsl.local_clock() < deadline
+            if intake.pull_early(source):
+                early += source.n_taken
+                total += intake.bins(source).counts.sum()
+            elif not intake.idle(source) and intake.pull(source):
+                total += intake.bins(source).counts.sum()
+        source.close()
+    assert early > len(times) / 2
 
 
 @pytest.mark.parametrize(("width", "said"), [(0.001, True), (0.002, True), (0.004, False)])
