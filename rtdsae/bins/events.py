@@ -165,7 +165,7 @@ class EventsBinner:
         return n
 
     def _begin_of(self, bin_: int) -> int:
-        """The first nanosecond of a bin, counted from the origin."""
+        """The first nanosecond of a bin; bins count from the origin."""
         assert self._origin is not None
         return self._origin - (-bin_ * self._width // self._scale)
 

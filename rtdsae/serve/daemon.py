@@ -187,7 +187,7 @@ class Daemon:
         return source is None or not self._intake.idle(source)
 
     def _take(self, source: Source, early: bool = False) -> bool:
-        """What has come, through all stages; False when nothing has. Early, it is not waited for the rest of a bin."""
+        """What has come, through all stages; False when nothing has. Early: a bin's rest is not waited for."""
         try:
             if not (self._intake.pull_early(source) if early else self._intake.pull(source)):
                 return False

@@ -1,10 +1,11 @@
 """Being awake and warm when a sample arrives.
 
 After 20 ms of sleep the same bin costs several times what it costs in a tight loop: caches and branch predictors are
-cold, the core is asleep. A regular stream's next sample has a known time, so the daemon rises shortly before it and
-sends a bin through all stages in vain. Then it either blocks for the sample (`warm`) or asks for it again and again for
-a bounded time (`poll`), which saves its own waking up and costs the core meanwhile: on a computer with few cores that
-starves the threads that receive the sample, so that it is not the default.
+cold, the core is asleep. A regular stream's next sample has a known time, so the daemon rises shortly before it, takes
+what has come of a bin that is made of more, and sends one through all stages in vain. Then it either blocks for the
+sample (`warm`) or asks for it again and again for a bounded time (`poll`), which saves its own waking up and costs the
+core meanwhile: on a computer with few cores that starves the threads that receive the sample, so that it is not the
+default.
 """
 
 import os
