@@ -208,7 +208,10 @@ class Latents:
         if schema is self.schema:
             return self
         if schema.id != self.schema_id or schema.count != self.payload.size:
-            raise _of_another(schema, self.schema_id, self.bin, self.payload.size)
+            raise WireError(
+                f"bin {self.bin} has {self.payload.size} values of schema {self.schema_id:08x}, "
+                f"not the {schema.count} of schema {schema.id:08x}"
+            )
         times = (self.t_bin, self.t_in, self.t_out)
         return Latents(self.flags, self.run, self.seq, self.bin, *times, self.schema_id, self.payload, schema)
 
@@ -273,15 +276,15 @@ class Encoder:
         return frame
 
 
-def decode(frame: Buffer, schemas: Mapping[int, Schema] = {}) -> Latents | Schema | Status:
+def decode(frame: Buffer, schemas: Mapping[int, Schema] | None = None) -> Latents | Schema | Status:
     """Reads a frame of any kind.
 
     Args:
         frame: as it came.
-        schemas: those that are known, by their id. Latents of one of them are bound to it; `bind` others.
+        schemas: those that are known, by their id. Latents that are of one of them are bound to it; `bind` others.
 
     Raises:
-        WireError: it is not a frame of this version, or not of the schema that it names.
+        WireError: it is not a frame of this version.
     """
     topic = bytes(frame[:8])
     if topic == LATENTS:
@@ -294,7 +297,7 @@ def decode(frame: Buffer, schemas: Mapping[int, Schema] = {}) -> Latents | Schem
     return Schema.from_json(text) if topic == SCHEMA else Status(_from_json(text, "status"))
 
 
-def _decode_latents(frame: Buffer, schemas: Mapping[int, Schema]) -> Latents:
+def _decode_latents(frame: Buffer, schemas: Mapping[int, Schema] | None) -> Latents:
     if len(frame) < _HEADER.size:
         raise WireError(f"a latents message has {len(frame)} bytes, less than its header of {_HEADER.size}")
     _, version, flags, run, seq, bin_, t_bin, t_in, t_out, schema_id, count = _HEADER.unpack_from(frame)
@@ -303,17 +306,11 @@ def _decode_latents(frame: Buffer, schemas: Mapping[int, Schema]) -> Latents:
     if count > MAX_COUNT or len(frame) != _HEADER.size + 4 * count:
         raise WireError(f"a latents message says {count} values, its {len(frame)} bytes do not hold exactly these")
     payload: Float32 = np.frombuffer(frame, _FLOAT32, count, _HEADER.size)
-    schema = schemas.get(schema_id)
-    if schema is not None and schema.count != count:
-        raise _of_another(schema, schema_id, bin_, count)
+    schema = schemas.get(schema_id) if schemas else None
+    if schema is not None and not (schema.id == schema_id and schema.count == count):
+        schema = None
     known = _FLAGS[flags] if flags < len(_FLAGS) else Flags(flags)
     return Latents(known, run, seq, bin_, t_bin, t_in, t_out, schema_id, payload, schema)
-
-
-def _of_another(schema: Schema, schema_id: int, bin_: int, count: int) -> WireError:
-    return WireError(
-        f"bin {bin_} has {count} values of schema {schema_id:08x}, not the {schema.count} of schema {schema.id:08x}"
-    )
 
 
 def encode_status(fields: Mapping[str, Any]) -> bytes:

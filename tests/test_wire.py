@@ -143,6 +143,13 @@ def test_arrays_are_views_of_the_frame():
     assert decode(encoder.frame).bind(SCHEMA)["z"].tolist() == [[0, 0], [5, 0]]
 
 
+def test_a_bin_of_a_schema_that_is_known_comes_bound_to_it():
+    frame, other = latents_frame(), Schema("other", "", 0.02, (Array("factors", (SCHEMA.count,)),))
+    assert decode(frame, {SCHEMA.id: SCHEMA}).schema is SCHEMA
+    assert decode(frame, {SCHEMA.id: other}).schema is None
+    assert decode(frame, {other.id: other}).schema is None
+
+
 def test_latents_and_schemas_are_frozen():
     with pytest.raises(FrozenInstanceError):
         decode(latents_frame()).seq = 5

@@ -28,23 +28,17 @@ RUNS = Path("out/models")
 
 
 class Model(NamedTuple):
-    """A bundle's recording, its config and what of that is set anew; the same of its teacher, where it has one."""
+    """A bundle's recording, its config and what of that is set anew; the config of its teacher, where it has one."""
 
     generate: Callable[[], Recording]
     config: str
     overrides: tuple[str, ...] = ()
     teacher: str = ""
-    teacher_overrides: tuple[str, ...] = ()
 
 
-SIZES = ("model.gen_dim=200", "model.ci_enc_dim=128", "model.con_dim=128")  # of configs/lorenz_taught.yaml
+SIZES = ("gen_dim", "ci_enc_dim", "con_dim")  # that a teacher shares with its student, which begins with its weights
 MODELS = {
-    "lfads_lorenz": Model(
-        synthetic.lorenz,
-        "configs/lorenz_taught.yaml",
-        teacher="configs/lorenz.yaml",
-        teacher_overrides=("model.causal=false", *SIZES),
-    ),
+    "lfads_lorenz": Model(synthetic.lorenz, "configs/lorenz_taught.yaml", teacher="configs/lorenz.yaml"),
     "dsae_full_reaching": Model(reaching, "configs/reaching.yaml"),
     "dsae_factorized_reaching": Model(reaching, "configs/reaching.yaml", ("model.family=dsae_factorized",)),
     "fhvae_reaching": Model(reaching, "configs/reaching.yaml", ("model.family=fhvae",)),
@@ -74,7 +68,9 @@ def make(name: str) -> None:
     overrides = model.overrides
     if model.teacher:
         teacher = RUNS / f"{name}_teacher"
-        trained(name, teacher, recording, model.teacher, model.teacher_overrides, path)
+        student = load_config(Path(model.config), data=(str(path),)).model
+        sizes = tuple(f"model.{size}={getattr(student, size)}" for size in SIZES)
+        trained(name, teacher, recording, model.teacher, ("model.causal=false", *sizes), path)
         overrides += (f"data.teacher={teacher}",)
     run = trained(name, RUNS / name, recording, model.config, overrides, path)
     print(evaluate(run)[0].table())

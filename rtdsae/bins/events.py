@@ -94,11 +94,12 @@ class EventsBinner:
         came = None if now is None else round(now * 1e9)
         at, singly = 0, FEW
         while at < len(stamps):
-            n_usual = 0
-            if len(stamps) - at >= MANY:
+            if len(stamps) - at < MANY:
+                singly = MANY
+            else:
                 n_usual = self._add_usual(stamps[at : at + TOGETHER], channels[at : at + TOGETHER], came)
                 singly = FEW if n_usual >= MANY else 2 * singly  # less and less often where it is in vain
-            at += n_usual
+                at += n_usual
             few = slice(at, at + singly)
             for time, channel in zip(nanoseconds(stamps[few]), channels[few].tolist(), strict=True):
                 self._add_spike(time, channel, came)
@@ -142,11 +143,12 @@ class EventsBinner:
     def _add_usual(self, stamps: Stamps, channels: Values, came: int | None) -> int:
         """Adds, all at once, the spikes before the first that is bad or does more than count in an unpublished bin.
 
-        That is what `_add_spike` does with these, in a thirtieth of the time. Says how many they are.
+        That is what `_add_spike` does with these, in a tenth of the time. Says how many they are.
         """
         if self._origin is None or self._away:
             return 0
         first, last = self._begin_of(self._closed), self._begin_of(self._closed + 1) + self._lateness - 1
+        last = min(last, self._time + FORWARD_NS)
         if came is not None and self._compared:
             last = min(last, came + max(0, self._clock_shift) + BACKWARD_NS)
         if (last - self._origin) * self._scale >= 1 << 62:

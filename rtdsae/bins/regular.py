@@ -40,6 +40,7 @@ __all__ = ["RegularBinner"]
 LARGEST = 2.0**24  # beyond it float32 no longer counts by one
 LARGEST_BITS = int(np.float32(LARGEST).view(np.uint32))
 FLOAT32 = np.dtype(np.float32)
+FEW = 3  # samples that are added up one by one as quickly
 FOLLOW = 4  # the grid follows the stamps by 1/2**4 of their distance
 
 _NEVER = 1 << 63
@@ -201,13 +202,11 @@ class RegularBinner:
         k, n = self._k, len(rows)
         head = min(-self._filled % k, n)
         whole = (n - head) // k
-        for i in range(head):
-            self._add_sample(rows[i], good is None or bool(good[i]), stamps[i])
-        if whole:
-            end = head + whole * k
-            self._add_bins(rows[head:end], None if good is None else good[head:end], stamps[head:end])
-        for i in range(head + whole * k, n):
-            self._add_sample(rows[i], good is None or bool(good[i]), stamps[i])
+        end = head + whole * k
+        parts = (slice(head), self._add_some), (slice(head, end), self._add_bins), (slice(end, n), self._add_some)
+        for part, add in parts:
+            if len(stamps[part]):
+                add(rows[part], None if good is None else good[part], stamps[part])
 
     def _usable(self, rows: Values) -> tuple[Values, NDArray[np.bool_] | None]:
         """The rows, with zeros in those that hold no counts, and which do (None: all)."""
@@ -220,25 +219,30 @@ class RegularBinner:
         self.counters.overflow += int((numbers & ~good).sum())
         return np.where(good[:, None], rows, np.zeros((), rows.dtype)), good
 
-    def _add_sample(self, row: Values, good: bool, stamp: float) -> None:
+    def _add_some(self, rows: Values, good: NDArray[np.bool_] | None, stamps: Stamps) -> None:
+        """Samples of the open bin, which the last of them may complete."""
         if not self._filled:
             self._sum[:] = 0
-        self._sum += row
-        self._good += good
-        self._filled += 1
+        if len(rows) <= FEW:
+            for row in rows:
+                self._sum += row
+        else:
+            self._sum = _sums(np.concatenate([self._sum[None], rows])[None])[0]
+        self._good += len(rows) if good is None else int(good.sum())
+        self._filled += len(rows)
         if self._filled < self._k:
             return
         if self._good == self._k:
-            self._out.add(self._index, stamp, self._sum / self._divisor)
+            self._out.add(self._index, stamps[-1], self._sum / self._divisor)
         else:
-            self._out.add_unobserved(self._index, stamp)
+            self._out.add_unobserved(self._index, stamps[-1])
             self.counters.gaps += 1
             self.counters.partial += self._good
         self._index += 1
         self._filled = self._good = 0
 
     def _add_bins(self, rows: Values, good: NDArray[np.bool_] | None, stamps: Stamps) -> None:
-        """Whole bins, added up sample after sample as `_add_sample` does it, so that the sums agree to the last bit."""
+        """Whole bins, added up sample after sample as `_add_some` does it, so that the sums agree to the last bit."""
         k, n = self._k, len(rows) // self._k
         counts, observed = self._out.extend(self._index, stamps[k - 1 :: k])
         self._index += n

@@ -172,6 +172,8 @@ class Daemon:
                 continue
             if self._wake.active and not self._ready():
                 self._wake.rest(self._ready)
+                if self._link.source is not source:  # it was lost, or another took its place
+                    continue
             if not self._take(source) or self._last_pull >= self._next_chores:
                 self._housekeep()
 

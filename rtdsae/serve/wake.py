@@ -81,17 +81,18 @@ class Wake:
 
         Returns at once where there is no time for that.
         """
-        left = self.due - self._lead_s - local_clock()
+        due = self.due
+        left = due - self._lead_s - local_clock()
         if not (self.active and 2 * self._jitter_s < LONGEST_LEAD * self._period_s and left > 0):
             return
         time.sleep(left)
         overslept = bool(available())
         if not overslept:
             self._rehearse()
-        self._learn(in_time=local_clock() < self.due - SPARE_S)
+        self._learn(in_time=local_clock() < due - SPARE_S)
         if self._polls and not overslept:
             patience_s = SPARE_S + LATENESS * self._jitter_s
-            self._poll(available, self.due + min(patience_s, LONGEST_POLL * self._period_s))
+            self._poll(available, due + min(patience_s, LONGEST_POLL * self._period_s))
 
     def _learn(self, *, in_time: bool) -> None:
         """Moves the lead to where it is enough in the share USUAL of all cases."""

@@ -26,10 +26,11 @@ from rtdsae.serve.pipeline import Pipeline
 from rtdsae.serve.publisher import Publisher
 from rtdsae.serve.realtime import RealTime
 from rtdsae.serve.settings import Model, Settings
+from rtdsae.serve.source import Lost
 
 WIDTH = 0.01
 N_BINS = 100
-PULLS = {RegularIntake.pull.__code__, EventsIntake.pull.__code__}
+PULLS = {way.__code__ for kind in (RegularIntake, EventsIntake) for way in (kind.pull, kind.pull_early)}
 SEND, PUBLISH = Publisher.send.__code__, Daemon._publish.__code__
 
 # Whose functions have business on the path of a bin.
@@ -166,6 +167,31 @@ def test_what_has_come_of_a_bin_is_taken_before_it_is_complete(make, monkeypatch
         monkeypatch.setattr(daemon, "_housekeep", lambda: housekeep() or daemon._seq < 10 * N_BINS or daemon.stop())
         daemon.run()
     assert taken
+
+
+def test_a_stream_that_is_lost_while_a_bin_is_half_taken_is_lost_once_and_found_again(make, monkeypatch):
+    pull, pull_early, lost, stale = RegularIntake.pull, RegularIntake.pull_early, [], []
+
+    def loses(intake, source):
+        if not lost:
+            lost.append(source)
+            raise Lost("the stream is lost")
+        return pull_early(intake, source)
+
+    def watched(intake, source):
+        if source in lost:
+            stale.append(source)
+        if lost and source not in lost:
+            daemon.stop()
+        return pull(intake, source)
+
+    monkeypatch.setattr(RegularIntake, "pull_early", loses)
+    monkeypatch.setattr(RegularIntake, "pull", watched)
+    with samples(Toy(bin_width_s=WIDTH)) as source:
+        daemon = make(Toy(bin_width_s=WIDTH), source)
+        daemon.run()
+    assert not stale
+    assert daemon._link.losses == 1
 
 
 def _has_business(module, name):

@@ -63,24 +63,30 @@ def test_thousands_of_samples_a_second_in_short_bins():
     np.testing.assert_array_equal(counts, samples.reshape(40, 300, C).sum(axis=1))
 
 
-def test_samples_are_taken_before_their_bin_is_complete_and_end_in_it():
-    k, n_bins = 20, 15
-    samples = np.random.default_rng(0).poisson(2.0, (n_bins * k, C)).astype(np.float32)
-    with LslSource(samples, k / WIDTH) as stream:
+def test_samples_that_are_taken_before_their_bin_is_complete_end_in_it(monkeypatch):
+    k, n_bins, rng = 20, 40, np.random.default_rng(0)
+    samples = rng.poisson(2.0, (n_bins * k, C)).astype(np.float32)
+    with LslSource(samples, k / WIDTH, pace=1e7) as stream:
         source = Source(find(f"source_id={stream.source_id}", 20), WANTED)
-        intake, counts, early = intakes.make("samples", k, C, WIDTH), [], []
-        assert not intake.pull_early(source)
-        while len(counts) < n_bins:
-            until(lambda: source.available() >= k // 2)
+        stream.wait_pushed()
+        until(lambda: source.available() == len(samples))
+        intake, counts, early, left = intakes.make("samples", k, C, WIDTH), [], [], len(samples)
+        while left:
+            come = int(rng.integers(0, min(k + 5, left)))
+            monkeypatch.setattr(source, "available", lambda come=come: come)
             if intake.pull_early(source):
                 early.append(source.n_taken)
+                left -= source.n_taken
                 counts += intake.bins(source).counts.tolist()
-            if intake.pull(source):
+            else:
+                assert not come
+            if rng.random() < 0.7:
+                assert intake.pull(source)
+                left -= source.n_taken
                 counts += intake.bins(source).counts.tolist()
         source.close()
     np.testing.assert_array_equal(counts, samples.reshape(n_bins, k, C).sum(axis=1))
-    assert len(early) >= n_bins - 1
-    assert min(early) >= k // 2
+    assert {1, k} <= set(early) <= set(range(1, k + 1))
 
 
 def spikes(n_bins, rate=1.5, seed=0):
@@ -106,24 +112,26 @@ def test_events_make_bins_by_the_clock_those_without_spikes_too():
     assert (expected.sum(axis=1) == 0).sum() > 5
 
 
-def test_spikes_are_taken_before_their_bin_is_due_and_end_in_it():
-    n_bins, width = 4, 0.5
-    samples, times, _ = spikes(n_bins * round(width / WIDTH), rate=4.0)
+def test_spikes_that_are_taken_before_their_bin_is_due_end_in_it():
+    n_bins, per_bin = 6, 12
+    width = per_bin * WIDTH
+    samples, times, expected = spikes(n_bins * per_bin, rate=4.0)
     with LslSource(samples, 0.0, offsets=times, on_time=True) as stream:
         source = Source(find(f"source_id={stream.source_id}", 20), Wanted(WANTED.channels, width))
-        intake, total, early, deadline = intakes.make("events", 0, C, width), 0.0, 0, pylsl.local_clock() + 30
+        intake, counts, early, deadline = intakes.make("events", 0, C, width), [], 0, pylsl.local_clock() + 30
         assert not intake.pull_early(source)  # a new connection is for `pull` to notice
-        until(lambda: intake.pull(source))
-        total += intake.bins(source).counts.sum()
-        while total + intake.counters.late + intake.counters.partial < len(times):
+        while len(counts) < n_bins:
             assert pylsl.local_clock() < deadline
             if intake.pull_early(source):
                 early += source.n_taken
-                total += intake.bins(source).counts.sum()
-            elif not intake.idle(source) and intake.pull(source):
-                total += intake.bins(source).counts.sum()
+                counts += intake.bins(source).counts.tolist()
+            if intake.pull(source, 0.01):
+                counts += intake.bins(source).counts.tolist()
         source.close()
-    assert early > len(times) / 2
+    off = np.array(counts[:n_bins]) - expected.reshape(n_bins, per_bin, C).sum(axis=1)
+    assert intake.counters.late + off.sum() == 0
+    assert np.abs(off).sum() <= 2 * intake.counters.late  # which a busy machine may cause
+    assert early
 
 
 @pytest.mark.parametrize(("width", "said"), [(0.001, True), (0.002, True), (0.004, False)])

@@ -144,6 +144,20 @@ def test_gives_up_polling_for_a_sample_that_does_not_come(world, jitter_s):
     assert min(jitter_s, 0.1 * PERIOD_S) <= late_s <= 0.1 * PERIOD_S + 0.001
 
 
+def test_a_bin_that_is_whole_once_its_beginning_is_taken_is_not_polled_for_any_longer(world):
+    wake = steady(world, mode="poll")
+    due = wake.due
+
+    def rehearse():
+        world.now = due + 0.001
+        wake.arrived(world.now, due - DELAY_S)
+
+    wake._rehearse, lead_s = rehearse, wake._lead_s
+    wake.rest(world.available)
+    assert world.now < due + 0.002
+    assert wake._lead_s > lead_s  # it came before we were ready
+
+
 def test_looks_once_only_where_it_may_block(world):
     steady(world, mode="warm").rest(world.available)
     assert world.looks == 1
