@@ -28,7 +28,7 @@ __all__ = ["EventsBinner"]
 
 MANY = 64  # spikes that are worth looking at together: that costs as much, in cold caches, as to take forty singly
 TOGETHER = 1024  # and no more: one that closes a bin has the rest looked at again
-FEW = 4  # that are taken singly after these, the first of which did something else
+FEW = 4  # that are taken singly where these end, which is at one that does something else
 
 
 class EventsBinner:

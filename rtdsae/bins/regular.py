@@ -40,7 +40,6 @@ __all__ = ["RegularBinner"]
 LARGEST = 2.0**24  # beyond it float32 no longer counts by one
 LARGEST_BITS = int(np.float32(LARGEST).view(np.uint32))
 FLOAT32 = np.dtype(np.float32)
-FEW = 3  # samples that are added up one by one as quickly
 FOLLOW = 4  # the grid follows the stamps by 1/2**4 of their distance
 
 _NEVER = 1 << 63
@@ -223,11 +222,7 @@ class RegularBinner:
         """Samples of the open bin, which the last of them may complete."""
         if not self._filled:
             self._sum[:] = 0
-        if len(rows) <= FEW:
-            for row in rows:
-                self._sum += row
-        else:
-            self._sum = _sums(np.concatenate([self._sum[None], rows])[None])[0]
+        self._sum = _sums(np.concatenate([self._sum[None], rows])[None])[0]
         self._good += len(rows) if good is None else int(good.sum())
         self._filled += len(rows)
         if self._filled < self._k:

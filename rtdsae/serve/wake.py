@@ -27,7 +27,7 @@ __all__ = ["Rehearsal", "Wake"]
 SHORTEST_PERIOD_S = 0.004  # below it the core has no time to fall asleep
 LONGEST_PERIOD_S = 0.2  # above it signals and status would wait for the sleep to end
 SPARE_S = 0.00005  # between being ready and the earliest time at which the sample is expected
-FIRST_LEAD_S = 0.001  # before anything is known of how long it takes to rise and to rehearse
+FIRST_LEAD_S = 0.001  # before anything is known of how long it takes to rise and to prepare
 FORGET = 0.01  # of the shortest delay's distance from the present one, a sample: it follows a source that slows down
 LONGEST_LEAD = 0.25  # of a period: a source that comes when it likes is not anticipated
 LATENESS = 4.0  # how many times its usual lateness a sample is polled for
@@ -39,11 +39,11 @@ _yield: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
 class Wake:
-    """Expects a sample a period, and rehearses before each.
+    """Expects a sample a period, and prepares for each.
 
     Args:
         period_s: time between samples.
-        rehearse: what to do in vain.
+        prepare: what to do shortly before each sample.
         mode: whether to block for the sample afterwards, to poll for it, or never to do anything.
 
     Attributes:
@@ -54,10 +54,10 @@ class Wake:
         ConfigError: there is no such mode.
     """
 
-    def __init__(self, period_s: float, rehearse: Callable[[], None], mode: WakeMode = "warm") -> None:
+    def __init__(self, period_s: float, prepare: Callable[[], None], mode: WakeMode = "warm") -> None:
         if mode not in get_args(WakeMode):
             raise ConfigError(f"wake {mode!r}: it must be one of {', '.join(get_args(WakeMode))}")
-        self._period_s, self._rehearse, self._polls = period_s, rehearse, mode == "poll"
+        self._period_s, self._prepare, self._polls = period_s, prepare, mode == "poll"
         self.active = mode != "off" and SHORTEST_PERIOD_S <= period_s <= LONGEST_PERIOD_S
         self.due = -np.inf
         self._delay_s = np.inf
@@ -77,7 +77,7 @@ class Wake:
         self.due = stamp + self._period_s + self._delay_s
 
     def rest(self, available: Callable[[], object]) -> None:
-        """Sleeps until shortly before the next sample is due, rehearses and perhaps polls, until `available`.
+        """Sleeps until shortly before the next sample is due, prepares and perhaps polls, until `available`.
 
         Returns at once where there is no time for that.
         """
@@ -88,7 +88,7 @@ class Wake:
         time.sleep(left)
         overslept = bool(available())
         if not overslept:
-            self._rehearse()
+            self._prepare()
         self._learn(in_time=local_clock() < due - SPARE_S)
         if self._polls and not overslept:
             patience_s = SPARE_S + LATENESS * self._jitter_s

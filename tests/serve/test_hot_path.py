@@ -150,11 +150,14 @@ def test_between_the_last_sample_of_a_bin_and_its_latents_there_is_nothing_but_d
     assert not strange
 
 
+LONG = 0.1  # of a bin, so that a busy computer, too, rests before some
+
+
 @pytest.mark.parametrize(("kind", "intake"), [(samples, RegularIntake), (events, EventsIntake)])
 def test_what_has_come_of_a_bin_is_taken_before_it_is_complete(make, monkeypatch, kind, intake):
     pull_early, taken = intake.pull_early, []
     with kind(Toy(bin_width_s=WIDTH)) as source:
-        daemon = make(Toy(bin_width_s=WIDTH), source)
+        daemon = make(Toy(bin_width_s=LONG), source)
 
         def watched(*args):
             if came := pull_early(*args):
@@ -164,7 +167,7 @@ def test_what_has_come_of_a_bin_is_taken_before_it_is_complete(make, monkeypatch
 
         monkeypatch.setattr(intake, "pull_early", watched)
         housekeep = daemon._housekeep
-        monkeypatch.setattr(daemon, "_housekeep", lambda: housekeep() or daemon._seq < 10 * N_BINS or daemon.stop())
+        monkeypatch.setattr(daemon, "_housekeep", lambda: housekeep() or daemon._seq < N_BINS or daemon.stop())
         daemon.run()
     assert taken
 
@@ -188,7 +191,9 @@ def test_a_stream_that_is_lost_while_a_bin_is_half_taken_is_lost_once_and_found_
     monkeypatch.setattr(RegularIntake, "pull_early", loses)
     monkeypatch.setattr(RegularIntake, "pull", watched)
     with samples(Toy(bin_width_s=WIDTH)) as source:
-        daemon = make(Toy(bin_width_s=WIDTH), source)
+        daemon = make(Toy(bin_width_s=LONG), source)
+        housekeep = daemon._housekeep
+        monkeypatch.setattr(daemon, "_housekeep", lambda: housekeep() or daemon._seq < N_BINS or daemon.stop())
         daemon.run()
     assert not stale
     assert daemon._link.losses == 1

@@ -120,13 +120,16 @@ def test_spikes_that_are_taken_before_their_bin_is_due_end_in_it():
         source = Source(find(f"source_id={stream.source_id}", 20), Wanted(WANTED.channels, width))
         intake, counts, early, deadline = intakes.make("events", 0, C, width), [], 0, pylsl.local_clock() + 30
         assert not intake.pull_early(source)  # a new connection is for `pull` to notice
+        until(lambda: intake.pull(source))
+        counts += intake.bins(source).counts.tolist()
         while len(counts) < n_bins:
             assert pylsl.local_clock() < deadline
-            if intake.pull_early(source):
+            until(lambda: source.available() or not intake.idle(source))
+            if intake.idle(source) and intake.pull_early(source):
                 early += source.n_taken
-                counts += intake.bins(source).counts.tolist()
-            if intake.pull(source, 0.01):
-                counts += intake.bins(source).counts.tolist()
+            elif not intake.pull(source):
+                continue
+            counts += intake.bins(source).counts.tolist()
         source.close()
     off = np.array(counts[:n_bins]) - expected.reshape(n_bins, per_bin, C).sum(axis=1)
     assert intake.counters.late + off.sum() == 0

@@ -148,11 +148,11 @@ def test_a_bin_that_is_whole_once_its_beginning_is_taken_is_not_polled_for_any_l
     wake = steady(world, mode="poll")
     due = wake.due
 
-    def rehearse():
+    def prepare():
         world.now = due + 0.001
         wake.arrived(world.now, due - DELAY_S)
 
-    wake._rehearse, lead_s = rehearse, wake._lead_s
+    wake._prepare, lead_s = prepare, wake._lead_s
     wake.rest(world.available)
     assert world.now < due + 0.002
     assert wake._lead_s > lead_s  # it came before we were ready
