@@ -116,7 +116,7 @@ class EventsIntake:
 
     def pull_early(self, source: Source) -> bool:
         """Takes the spikes that have come."""
-        return source is self._source and source.available() > 0 and self.pull(source, 0.0)
+        return source.available() > 0 and self.pull(source, 0.0)
 
     def _heed_backlog(self, source: Source, taken: int) -> None:
         """Says once that so many spikes have waited that LSL may have dropped some, which it does not say itself."""

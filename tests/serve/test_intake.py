@@ -119,8 +119,7 @@ def test_spikes_that_are_taken_before_their_bin_is_due_end_in_it():
     with LslSource(samples, 0.0, offsets=times, on_time=True) as stream:
         source = Source(find(f"source_id={stream.source_id}", 20), Wanted(WANTED.channels, width))
         intake, counts, early, deadline = intakes.make("events", 0, C, width), [], 0, pylsl.local_clock() + 30
-        assert not intake.pull_early(source)  # a new connection is for `pull` to notice
-        until(lambda: intake.pull(source))
+        until(lambda: intake.pull_early(source))
         counts += intake.bins(source).counts.tolist()
         while len(counts) < n_bins:
             assert pylsl.local_clock() < deadline
