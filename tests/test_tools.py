@@ -102,15 +102,27 @@ def test_scores_of_other_bins_are_not_taken_for_these(tmp_path, monkeypatch):
 # what they measure ----------------------------------------------------------------------------------------------------
 
 
-def test_the_load_has_the_bundles_own_rate_and_what_failed_is_told(tmp_path):
-    bundle = Toy(bin_width_s=0.03).write(tmp_path / "toy")  # 33.3 Hz
-    command = [sys.executable, TOOLS / "bench_latency.py", bundle, "--seconds", "1", "--blocks", "1"]
-    done = subprocess.run([*command, "--daemon", ""], capture_output=True, text=True, timeout=100, check=False)
+def measured(bundle, *flags):
+    """What a short measurement of the latency says, and its exit code."""
+    command = [sys.executable, TOOLS / "bench_latency.py", bundle, "--seconds", "1", "--blocks", "1", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    return done, json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+
+
+@pytest.mark.parametrize("kind", ["counts", "samples=3", "events=40"])
+def test_the_load_has_the_bundles_own_rate_and_reaches_floor_and_daemon(kind, tmp_path):
+    done, found = measured(Toy(bin_width_s=0.03).write(tmp_path / "toy"), "--daemon", "", "--input", kind)  # 33.3 Hz
     assert done.returncode == 0, done.stderr
-    ((title, found),) = json.loads(done.stdout.splitlines()[-1]).items()
+    ((title, each),) = found.items()
     assert title.startswith("33.3333 Hz, 6 channels")
-    assert found["daemon"]["lost"] == 0
-    done = subprocess.run([*command, "--daemon=--bogus"], capture_output=True, text=True, timeout=100, check=False)
+    assert (title.endswith(kind), kind in title) == ((kind != "counts",) * 2)
+    assert [each[name]["lost"] for name in ("floor", "daemon")] == [0, 0]
+    least = 2000 if kind.startswith("events") else 0  # µs; the allowance for late spikes
+    assert min(each[name]["push -> in"]["p50"] for name in ("floor", "daemon")) > least
+
+
+def test_what_a_program_that_failed_said_is_told(tmp_path):
+    done, _ = measured(Toy().write(tmp_path / "toy"), "--daemon=--bogus")
     assert (done.returncode, "Unrecognized options: --bogus" in done.stderr) == (1, True)
 
 
@@ -152,6 +164,7 @@ def test_a_measurement_that_is_ended_leaves_no_process_and_no_folder(tmp_path):
     [
         ("bench_latency.py --seconds 0", "--seconds must be above 0"),
         ("bench_latency.py nowhere", "no bundle is there"),
+        ("bench_latency.py --input events", "events=30"),
         ("bench_latency.py --scale 1 --rates 50 100", "--scale is one run"),
         ("bench_monitor.py --browser", "there is no chromium"),
         ("bench_training.py --lfads-torch nowhere", "there is no lfads_torch/ in it"),

@@ -1,7 +1,8 @@
 """How much slower than the floor is the daemon? The same load through both, in alternating blocks of one run.
 
     python tools/bench_latency.py [BUNDLE] [--rates 50 100 1000] [--channels 96 1024] [--hidden 128 512]
-                                  [--daemon OPTIONS ...] [--seconds 10] [--blocks 3] [--load] [--extras]
+                                  [--input counts | samples=K | events=HZ] [--daemon OPTIONS ...] [--seconds 10]
+                                  [--blocks 3] [--load] [--extras]
     python tools/bench_latency.py --scale MINUTES [--channels 4096] [--hidden 16] [--lanes 8] [--rates 1000]
 
 The floor is `bench_floor.py`: pull, `InferenceSession.run`, send, and nothing else, on the same `step.onnx`. Beside it
@@ -9,12 +10,16 @@ runs the daemon, once for each `--daemon`, which has further options of `rtdsae 
 models are linear ones of so many hidden units (a step's cost is that of two products with `channels` and one with
 `hidden`, about a third of a GRU's); with one, its own bins and channels are the load.
 
+`--input` is what the source sends: counts, a sample a bin; samples, K of them a bin; or events, spikes of channels that
+fire HZ times a second.
+
 `--load` keeps two other processes busy half of the time. `--extras` adds the daemon as a lab runs it: with requests to
 its control socket, some of them for anchors, a log of them in JSON, scrapes of its metrics and 50 subscribers.
 `--scale` is one long run of a large model, by minute.
 
-All times are microseconds: `push -> in` from the source's push to the sample in the program's hands, `in -> out` to
-just before its send, `out -> sub` to the subscriber's hands, `push -> sub` all of it. Figures are those of all blocks
+All times are microseconds: `push -> in` from when the bin is complete (its last sample is pushed, or, where spikes make
+it, it ends: both programs wait 2 ms more for late ones) to when it is in the program's hands, `in -> out` to just
+before its send, `out -> sub` to the subscriber's hands, `push -> sub` all of it. Figures are those of all blocks
 together; a ratio to the floor has the range that 90 % of resamplings of the blocks give: the machine's own noise. The
 last line is JSON. Ctrl-C and SIGTERM end every process.
 """
@@ -24,6 +29,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shlex
 import struct
 import subprocess
@@ -86,6 +92,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--channels", type=int, nargs="+")
     parser.add_argument("--hidden", type=int, nargs="+")
     parser.add_argument("--lanes", type=int)
+    parser.add_argument("--input", default="counts", metavar="KIND")
     parser.add_argument("--daemon", action="append", metavar="OPTIONS")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--blocks", type=int, default=3)
@@ -105,6 +112,8 @@ def arguments() -> argparse.Namespace:
             parser.error(f"{args.bundle}: no bundle is there")
     if not args.seconds > 0 or min(args.blocks, args.lanes, *args.rates, *args.channels, *args.hidden) < 1:
         parser.error("--seconds must be above 0; --blocks, --lanes, --rates, --channels and --hidden 1 or more")
+    if not re.fullmatch(r"counts|samples=[1-9]\d*|events=[1-9]\d*", args.input):
+        parser.error(f"--input {args.input}: counts, samples=20 (a bin) or events=30 (a channel and second)")
     if args.scale is not None:
         if not args.scale > 0:
             parser.error("--scale must be above 0 minutes")
@@ -141,8 +150,10 @@ def table(args: argparse.Namespace, folder: Path) -> dict:
         blocks: dict[str, list[Block]] = {name: [] for name in subjects}
         for i in range(args.blocks):
             for name in subjects if i % 2 else reversed(subjects):
-                blocks[name].append(measure(name, bundle, args.seconds, folder))
-        title = f"{rate:g} Hz, {n_channels} channels, {model}" + (", loaded" if args.load else "")
+                blocks[name].append(measure(name, bundle, args, folder))
+        title = f"{rate:g} Hz, {n_channels} channels, {model}"
+        title += "" if args.input == "counts" else f", {args.input}"
+        title += ", loaded" if args.load else ""
         results[title] = report(title, blocks)
     return results
 
@@ -157,39 +168,44 @@ def shape(bundle: Path) -> tuple[float, int]:
     return 1 / manifest["bin_width_s"], len(manifest["channels"])
 
 
-def measure(name: str, bundle: Path, seconds: float, folder: Path) -> Block:
+def measure(name: str, bundle: Path, args: argparse.Namespace, folder: Path) -> Block:
     """One block of one program."""
     rate, _ = shape(bundle)
-    with load(bundle, seconds, folder) as (source_id, pushed), contextlib.ExitStack() as open_:
+    with load(bundle, args.seconds, args.input, folder) as (source_id, pushed), contextlib.ExitStack() as open_:
         endpoint = f"ipc://{folder}/{source_id[-8:]}"
         subscriber = open_.enter_context(subscribed(endpoint, name))
         subject = open_.enter_context(running(command(name, bundle, source_id, endpoint), folder))
         if name == EXTRAS:
             others = [HERE / "bench_company.py", *extra_endpoints(endpoint), endpoint]
             company = open_.enter_context(running(others, folder))
-        frames = receive(subscriber, name, subject, int((seconds + WARM_UP_S) * rate), folder / SAID)
+        frames = receive(subscriber, name, subject, args.seconds + WARM_UP_S, rate, folder / SAID)
         assert name != EXTRAS or company.stdout.readline() == b"ready\n"
-        stamps, push = pushed()
-    stamp, t_in, t_out, arrived = frames.times.T
-    index = np.rint((stamp - stamps[0]) * rate).astype(int)
-    lost = index[-1] - index[0] + 1 - len(np.unique(index)) + (len(stamps) - 1 - index[-1])
-    each = [t_in - push[index], t_out - t_in, arrived - t_out, arrived - push[index]]
-    return Block(1e6 * np.stack(each, 1)[index >= index[0] + WARM_UP_S * rate], int(lost), frames.cpu)
+        return Block(*stages(frames, *pushed(), rate), frames.cpu)
+
+
+def stages(frames: "Frames", stamps: np.ndarray, complete: np.ndarray, rate: float) -> tuple[np.ndarray, int]:
+    """How long each of the source's bins took after the warm-up `(bins, STAGES)` µs, and how many were lost."""
+    index = np.rint((frames.times[:, 0] - stamps[0]) * rate).astype(int)
+    known = index < len(stamps)  # the clock completes bins of spikes when the source is done, too
+    index, (_, t_in, t_out, arrived) = index[known], frames.times[known].T
+    each = [t_in - complete[index], t_out - t_in, arrived - t_out, arrived - complete[index]]
+    lost = len(stamps) - index[0] - len(np.unique(index))
+    return 1e6 * np.stack(each, 1)[index >= index[0] + WARM_UP_S * rate], int(lost)
 
 
 @contextlib.contextmanager
-def load(bundle: Path, seconds: float, folder: Path) -> Iterator[tuple[str, Callable[[], list[np.ndarray]]]]:
-    """A source for the bundle: its source_id, and, for when it is done, the stamps and when they were pushed."""
+def load(bundle: Path, seconds: float, kind: str, folder: Path) -> Iterator[tuple[str, Callable[[], list[np.ndarray]]]]:
+    """A source for the bundle: its source_id, and, for when it is done, its bins' stamps and when each was complete."""
     rate, n_channels = shape(bundle)
     source_id, out = f"bench-{uuid.uuid4().hex}", folder / "pushed.npz"
-    n_samples = int((seconds + WARM_UP_S) * rate)
-    with running([HERE / "bench_source.py", source_id, n_channels, rate, n_samples, out], folder) as source:
+    n_bins = int((seconds + WARM_UP_S) * rate)
+    with running([HERE / "bench_source.py", source_id, n_channels, rate, n_bins, kind, out], folder) as source:
         assert source.stdout.readline() == b"ready\n"
 
         def pushed() -> list[np.ndarray]:
             assert source.stdout.readline() == b"pushed\n"
             with np.load(out) as saved:
-                return [saved["stamps"], saved["pushed"]]
+                return [saved["stamps"], saved["complete"]]
 
         yield source_id, pushed
 
@@ -223,7 +239,7 @@ def subscribed(endpoint: str, name: str) -> Iterator[zmq.Socket]:
 
 def command(name: str, bundle: Path, source_id: str, endpoint: str) -> list[object]:
     if name == FLOOR:
-        return [HERE / "bench_floor.py", bundle / "step.onnx", source_id, endpoint]
+        return [HERE / "bench_floor.py", bundle / "step.onnx", source_id, endpoint, 1 / shape(bundle)[0]]
     serve = ["-m", "rtdsae", "serve", bundle, "--stream", f"source_id={source_id}", "--pub", endpoint]
     serve += ["--publish", "factors"]
     if name == EXTRAS:
@@ -249,20 +265,21 @@ def receive(
     subscriber: zmq.Socket,
     name: str,
     subject: subprocess.Popen[bytes],
-    n_expected: int,
+    seconds: float,
+    rate: float,
     said: Path,
     each_minute: Callable[[np.ndarray], None] | None = None,
     weighed: subprocess.Popen[bytes] | None = None,
 ) -> Frames:
-    """All frames, until there have been none for two seconds; `each_minute` gets those of the last minute.
+    """All frames of so many seconds, or until none has come for two; `each_minute` gets those of the last minute.
 
     The cores are those of `weighed`, else of the subject. Where there are no frames, this program ends with the last
     lines of what the others `said`.
     """
-    times, n, offset = np.zeros((n_expected + 1000, 4)), 0, 0 if name == FLOOR else 32
+    times, n, offset = np.zeros((int(seconds * rate) + 1000, 4)), 0, 0 if name == FLOOR else 32
     pid = (weighed or subject).pid
     used, told, minute, given_up = 0.0, 0, np.inf, time.monotonic() + START_S
-    while n < len(times):
+    while n < len(times) and times[n - 1, 0] < times[0, 0] + seconds:  # bins of spikes go on when the source is done
         try:
             frame = subscriber.recv()
         except zmq.Again:
@@ -347,7 +364,7 @@ def scale(args: argparse.Namespace, folder: Path) -> dict:
     name, minutes = f"daemon {options}", []
     print(f"{rate:g} Hz, {n_channels} channels, {model}, {lanes} lanes, {name}")
     print("minute   RSS MB  in -> out" + "".join(f"{q:>8}" for q in QUANTILES) + "   out -> sub  p50     p99   bins")
-    with load(bundle, 60 * args.scale, folder) as (source_id, pushed):
+    with load(bundle, 60 * args.scale, args.input, folder) as (source_id, pushed):
         endpoint = f"ipc://{folder}/{source_id[-8:]}"
         with (
             subscribed(endpoint, name) as subscriber,
@@ -362,11 +379,9 @@ def scale(args: argparse.Namespace, folder: Path) -> dict:
                 after_send = f"{figures[-2]:17.0f}{figures[-1]:8.0f}"
                 print(f"{len(minutes):6}{figures[0]:9.1f}           {row}{after_send}{len(times):7}", flush=True)
 
-            frames = receive(subscriber, name, subject, int((60 * args.scale + WARM_UP_S) * rate), folder / SAID, tell)
-            stamps, push = pushed()
-    index = np.rint((frames.times[:, 0] - stamps[0]) * rate).astype(int)
-    lost = int(len(stamps) - index[0] - len(np.unique(index)))
-    whole = quantiles([1e6 * (frames.times[:, 3] - push[index])]).round(1).tolist()
+            frames = receive(subscriber, name, subject, 60 * args.scale + WARM_UP_S, rate, folder / SAID, tell)
+            took, lost = stages(frames, *pushed(), rate)
+    whole = quantiles([took[:, -1]]).round(1).tolist()
     print(f"push -> sub: {dict(zip(QUANTILES, whole, strict=True))}; lost {lost}, CPU {100 * frames.cpu:.0f} %")
     columns = ["rss_mb", *(f"in -> out {q}" for q in QUANTILES), "out -> sub p50", "out -> sub p99", "bins"]
     return {"columns": columns, "minutes": minutes, "push -> sub": whole, "lost": lost, "cpu_percent": 100 * frames.cpu}

@@ -39,6 +39,7 @@ from bench_latency import (
     receive,
     resident_mb,
     running,
+    stages,
     subscribed,
 )
 from toy_bundle import Toy
@@ -104,7 +105,7 @@ def main() -> None:
 
 
 def measure(watched: bool, args: argparse.Namespace, rate: int, bundle: Path, folder: Path) -> Block:
-    with load(bundle, args.seconds, folder) as (source_id, pushed), contextlib.ExitStack() as open_:
+    with load(bundle, args.seconds, "counts", folder) as (source_id, pushed), contextlib.ExitStack() as open_:
         endpoint = f"ipc://{folder}/{source_id[-8:]}"
         subscriber = open_.enter_context(subscribed(endpoint, "daemon"))
         monitor = page = None
@@ -120,17 +121,12 @@ def measure(watched: bool, args: argparse.Namespace, rate: int, bundle: Path, fo
         subject = open_.enter_context(
             running([*serve, "--publish", "factors,rates", *shlex.split(args.daemon)], folder)
         )
-        n_bins = int((args.seconds + WARM_UP_S) * rate)
-        frames = receive(subscriber, "daemon", subject, n_bins, folder / SAID, weighed=monitor)
+        seconds = args.seconds + WARM_UP_S
+        frames = receive(subscriber, "daemon", subject, seconds, rate, folder / SAID, weighed=monitor)
         if page and page.poll() is not None:
             sys.exit(f"the page was not open all the time:\n{last_of(folder / SAID)}")
         memory = resident_mb(monitor.pid) if monitor else 0.0
-        stamps, push = pushed()
-    stamp, t_in, t_out, arrived = frames.times.T
-    index = np.rint((stamp - stamps[0]) * rate).astype(int)
-    lost = index[-1] - index[0] + 1 - len(np.unique(index)) + (len(stamps) - 1 - index[-1])
-    stages = 1e6 * np.stack([t_in - push[index], t_out - t_in, arrived - t_out, arrived - push[index]], 1)
-    return Block(stages[index >= index[0] + WARM_UP_S * rate], int(lost), frames.cpu, memory)
+        return Block(*stages(frames, *pushed(), rate), frames.cpu, memory)
 
 
 def report(title: str, blocks: dict[str, list[Block]]) -> dict:

@@ -72,7 +72,9 @@ def opened(path: Path) -> Iterator["h5py.File"]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
+    except LookupError as error:  # damaged, or written by another program
+        raise RecordingError(f"{path}: an HDF5 file that lacks what is looked for: {one_line(error)}") from None
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
         raise RecordingError(f"{path}: not a readable HDF5 file: {one_line(error) or type(error).__name__}") from None
 
 

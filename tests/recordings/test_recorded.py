@@ -84,6 +84,14 @@ def test_nothing_but_gaps_is_refused(tmp_path):
     refused(recorded(tmp_path / "a.h5", COUNTS, lambda s: s.bins(3, flags=Flags.GAP)), "every bin of it is a gap")
 
 
+@pytest.mark.parametrize("lost", ["bin", "seq"])
+def test_one_without_a_dataset_is_not_called_unreadable(tmp_path, lost):
+    path = recorded(tmp_path / "a.h5", COUNTS, lambda station: station.bins(3))
+    with h5py.File(path, "a") as file:
+        del file[f"part000/{lost}"]
+    refused(path, f"an HDF5 file that lacks what is looked for.*{lost}")
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_a_damaged_file_is_read_or_refused_in_one_line(tmp_path, seed, good):
     rng = np.random.default_rng(seed)
