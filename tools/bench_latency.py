@@ -20,8 +20,9 @@ its control socket, some of them for anchors, a log of them in JSON, scrapes of 
 All times are microseconds: `push -> in` from when the bin is complete (its last sample is pushed, or, where spikes make
 it, it ends: both programs wait 2 ms more for late ones) to when it is in the program's hands, `in -> out` to just
 before its send, `out -> sub` to the subscriber's hands, `push -> sub` all of it. Figures are those of all blocks
-together; a ratio to the floor has the range that 90 % of resamplings of the blocks give: the machine's own noise. The
-last line is JSON. Ctrl-C and SIGTERM end every process.
+together; a ratio to the floor has the range that 90 % of resamplings of the blocks give: the machine's own noise. On a
+virtual machine the title says which share of the time its cores were given to others meanwhile (`stolen`): one in a
+hundred is all that a p99 is made of. The last line is JSON. Ctrl-C and SIGTERM end every process.
 """
 
 import argparse
@@ -148,14 +149,23 @@ def table(args: argparse.Namespace, folder: Path) -> dict:
     for model, bundle in bundles(args, folder):
         rate, n_channels = shape(bundle)
         blocks: dict[str, list[Block]] = {name: [] for name in subjects}
+        before = stolen_and_all()
         for i in range(args.blocks):
             for name in subjects if i % 2 else reversed(subjects):
                 blocks[name].append(measure(name, bundle, args, folder))
+        stolen, all_ = stolen_and_all() - before
         title = f"{rate:g} Hz, {n_channels} channels, {model}"
         title += "" if args.input == "counts" else f", {args.input}"
         title += ", loaded" if args.load else ""
-        results[title] = report(title, blocks)
+        results[title] = report(f"{title} ({100 * stolen / all_:.1f} % stolen)" if stolen else title, blocks)
+        results[title]["stolen_percent"] = round(100 * stolen / all_, 2)
     return results
+
+
+def stolen_and_all() -> np.ndarray:
+    """The cores' time that a host gave to others, and all of it, since the machine's start: ticks (Linux, proc(5))."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split()[1:9]]
+    return np.array([ticks[7], sum(ticks)])
 
 
 def manifest_of(bundle: Path) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
     provider: Annotated[str | None, unset("NAME", "cpu")] = None
     """Of ONNX Runtime: cpu, cuda, ...; auto: the quickest."""
     wake: Annotated[WakeMode | None, unset("HOW", "warm")] = None
-    """Before each sample: warm, poll or off."""
+    """Before each bin: warm, poll or off."""
     metrics: Annotated[str | None, unset("HOST:PORT")] = None
     """Serve Prometheus metrics there, like 127.0.0.1:9464."""
     priority: Annotated[int | None, unset("N")] = None

@@ -68,7 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     lsl_out: str | None = None
     """Name of an LSL stream that carries the latents too; None for no such stream."""
     wake: WakeMode = "warm"
-    """What to do shortly before each sample: be awake and warm, poll for it as well, or sleep until it is there."""
+    """What to do shortly before a bin is complete: be awake and warm, poll for it too, or sleep until it is there."""
     metrics: str | None = None
     """Where to serve Prometheus metrics, like 127.0.0.1:9464; None for nowhere."""
     log_json: bool = False

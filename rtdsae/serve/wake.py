@@ -1,4 +1,4 @@
-"""Being awake and warm when a sample arrives.
+"""Being awake and warm when a bin's last sample arrives.
 
 After 20 ms of sleep the same bin costs several times what it costs in a tight loop: caches and branch predictors are
 cold, the core is asleep. A regular stream's next sample has a known time, so the daemon rises shortly before it, takes
@@ -39,10 +39,10 @@ _yield: Callable[[], None] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
 class Wake:
-    """Expects a sample a period, and prepares for each.
+    """Expects a sample a period, the last of each bin, and prepares for it.
 
     Args:
-        period_s: time between samples.
+        period_s: time between such samples, a bin's width.
         prepare: what to do shortly before each sample.
         mode: whether to block for the sample afterwards, to poll for it, or never to do anything.
 
