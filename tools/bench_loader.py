@@ -128,7 +128,7 @@ def steps(family: Family, sessions: list, config: TrainConfig, batches: int) -> 
     for windows in draw_batches(sessions, config.fit, 0)[:batches]:
         put_out(session.tensors.recording.counts)
         before, begun = read_from_disk(), time.perf_counter()
-        part = session.part(windows[:, 1])
+        part = session.part(windows[:, 1].contiguous())
         drawn = time.perf_counter()
         read += read_from_disk() - before
         terms, _ = loss([part], Schedule(0, 1.0, 1))
