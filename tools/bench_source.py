@@ -27,7 +27,7 @@ rng = np.random.default_rng(0)
 if kind == "events":
     rate = pylsl.IRREGULAR_RATE
     seconds = n_bins / bins_hz
-    stamps = np.sort(rng.uniform(0.0, seconds, rng.poisson(n_channels * float(value) * seconds)))
+    stamps = np.sort(rng.uniform(0.0, seconds, max(1, rng.poisson(n_channels * float(value) * seconds))))
     stamps[0] = 0.0  # the first spike is where the bins begin
     samples = rng.integers(n_channels, size=(len(stamps), 1)).astype(np.float32)
     due = np.arange(1, round(seconds / PUSH_S) + 1) * PUSH_S
@@ -37,8 +37,8 @@ else:
     rate = bins_hz * n_samples
     stamps = (np.arange(n_bins * n_samples) + 1) / rate
     samples = rng.poisson(COUNT / n_samples, (1000, n_channels)).astype(np.float32)
-    ends = np.arange(1, len(stamps) + 1)[max(1, round(rate * PUSH_S)) - 1 :: max(1, round(rate * PUSH_S))]
-    ends = np.append(ends[ends < len(stamps)], len(stamps))
+    at_a_time = max(1, round(rate * PUSH_S))
+    ends = np.append(np.arange(at_a_time, len(stamps), at_a_time), len(stamps))
     due = stamps[ends - 1]
 outlet = pylsl.StreamOutlet(pylsl.StreamInfo("bench", "Spikes", samples.shape[1], rate, pylsl.cf_float32, source_id))
 print("ready", flush=True)
