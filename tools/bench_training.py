@@ -179,8 +179,8 @@ def by_steps(block: Block) -> Block:
 
     def slowly() -> None:
         with (
-            mock.patch.object(lfads, "by_hand", return_value=False),
-            mock.patch("rtdsae.model.cells.by_hand", return_value=False),
+            mock.patch.object(lfads, "at_once", return_value=False),
+            mock.patch("rtdsae.model.cells.at_once", return_value=False),
         ):
             block()
 

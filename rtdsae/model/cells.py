@@ -18,9 +18,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from rtdsae.model.scans import by_hand, clipped_gru
+from rtdsae.model.scans import at_once, clipped_gru
 
-__all__ = ["Cell", "CellKind", "ClippedGRUCell", "GRUCell", "LSTMCell", "hold", "make_cell"]
+__all__ = ["Cell", "CellKind", "ClippedGRUCell", "GRUCell", "LSTMCell", "hold", "make_cell", "observed_first"]
 
 CellKind = Literal["clipped_gru", "gru", "lstm"]
 
@@ -28,6 +28,20 @@ CellKind = Literal["clipped_gru", "gru", "lstm"]
 def hold(new: Tensor, old: Tensor, observed: Tensor) -> Tensor:
     """The new state where the bin was observed, the old one where it was not; `observed` is (B, 1) of 0 and 1."""
     return observed * new + (1 - observed) * old
+
+
+def observed_first(x: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """The bins of a window with those that were observed before the others, each in their order.
+
+    Args:
+        x: (B, T, D).
+        observed: (B, T, 1) of 0 and 1.
+
+    Returns:
+        x in the new order, and how many bins had been observed by the end of each, (B, T, 1).
+    """
+    order = (observed <= 0).to(torch.uint8).argsort(dim=1, stable=True)
+    return x.gather(1, order.expand_as(x)), (observed > 0).cumsum(1)
 
 
 class Cell(nn.Module, ABC):
@@ -80,6 +94,10 @@ class Cell(nn.Module, ABC):
             states.append(state)
         return torch.stack(states, 1)
 
+    def encode(self, x: Tensor, state: Tensor, observed: Tensor | None = None) -> Tensor:
+        """What others see of the states over a window: (B, T, in_dim) -> (B, T, dim)."""
+        return self.out(self.scan(x, state, observed))
+
 
 class ClippedGRUCell(Cell):
     """LFADS's GRU: the reset gate acts before the product, and each element of the state is within ±clip."""
@@ -97,13 +115,31 @@ class ClippedGRUCell(Cell):
 
     def scan(self, x: Tensor, state: Tensor, observed: Tensor | None = None) -> Tensor:
         """The states over a window; where gradients are wanted, by hand."""
-        if not by_hand(x):
+        if not at_once(x):
             return super().scan(x, state, observed)
         gates, seen = self.project(x.transpose(0, 1)), None if observed is None else observed.transpose(0, 1)
         return clipped_gru(gates, state, self.weight_h, self.clip, seen).transpose(0, 1)
 
 
-class GRUCell(Cell):
+class LibraryCell(Cell):
+    """A cell that torch has whole windows of, which run in training: a third of the time, or less, of its steps."""
+
+    @abstractmethod
+    def run(self, x: Tensor, state: Tensor) -> Tensor:
+        """What others see of the states over a window, by torch: (B, T, in_dim), (B, state_dim) -> (B, T, dim)."""
+
+    def encode(self, x: Tensor, state: Tensor, observed: Tensor | None = None) -> Tensor:
+        """What others see of the states over a window; where gradients are wanted, by torch."""
+        if not at_once(x):
+            return super().encode(x, state, observed)
+        if observed is None:
+            return self.run(x, state)
+        x, so_far = observed_first(x, observed)  # torch's hold nothing: they see the observed bins alone
+        seen = torch.cat([self.out(state)[:, None], self.run(x, state)], 1)
+        return seen.gather(1, so_far.expand(-1, -1, self.dim))
+
+
+class GRUCell(LibraryCell):
     """The usual GRU: the reset gate acts after the product, which has a bias of its own."""
 
     def __init__(self, in_dim: int, dim: int) -> None:
@@ -118,8 +154,14 @@ class GRUCell(Cell):
         n = torch.tanh(gates[:, 2 * d :] + r * (recurrent[:, 2 * d :] + self.bias_n))
         return n + u * (state - n)
 
+    def run(self, x: Tensor, state: Tensor) -> Tensor:
+        """What others see of the states over a window, by torch."""
+        bias_h = torch.cat([torch.zeros_like(self.bias[: 2 * self.dim]), self.bias_n])
+        weights = [self.weight_x.T, self.weight_h.T, self.bias, bias_h]
+        return torch.gru(x, state[None], weights, True, 1, 0.0, True, False, True)[0]
 
-class LSTMCell(Cell):
+
+class LSTMCell(LibraryCell):
     """The LSTM; its state is [h, c], of which h is seen."""
 
     def __init__(self, in_dim: int, dim: int) -> None:
@@ -136,6 +178,12 @@ class LSTMCell(Cell):
         i, f, g, o = (gates + h @ self.weight_h).split(self.dim, 1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.cat([torch.sigmoid(o) * torch.tanh(c), c], 1)
+
+    def run(self, x: Tensor, state: Tensor) -> Tensor:
+        """What others see of the states over a window, by torch."""
+        weights = [self.weight_x.T, self.weight_h.T, self.bias, torch.zeros_like(self.bias)]
+        h, c = state[None].split(self.dim, 2)
+        return torch.lstm(x, (h.contiguous(), c.contiguous()), weights, True, 1, 0.0, True, False, True)[0]
 
     def out(self, state: Tensor) -> Tensor:
         """The part h of [h, c]."""

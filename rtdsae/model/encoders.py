@@ -62,7 +62,7 @@ class Encoder(nn.Module):
         for way in self.cells:
             cell, back = self.cell(way), way == "back"
             inputs, seen = (x.flip(1) if back else x, observed.flip(1) if back and observed is not None else observed)
-            encoded = cell.out(cell.scan(inputs, self.first[way].expand(len(x), -1), seen))
+            encoded = cell.encode(inputs, self.first[way].expand(len(x), -1), seen)
             parts.append(encoded.flip(1) if back else encoded)
         return torch.cat(parts, 2)
 

@@ -9,6 +9,7 @@ posterior samples; `generate` is its generative half alone.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -344,15 +345,36 @@ class Family(nn.Module, ABC):
 
     def scan_z(self, q: Gaussian, observed: Tensor, sample: bool) -> tuple[Tensor, Gaussian]:
         """The z of a window whose posteriors are known beforehand, (B, R, z_dim), and its priors."""
-        z, memory = self.z_prior.begin(len(q.mean))
         noise = torch.randn_like(q.mean) if sample else None
-        zs, ps = [], []
-        for t in range(q.mean.shape[1]):
-            eps = None if noise is None else noise[:, t]
-            z, memory, p = self.next_z(q.at(t), z, memory, observed[:, t], eps)
+        drawn = q.sample(noise).unbind(1)
+        return self.run_z(lambda t, _: drawn[t], observed, noise)
+
+    def run_z(
+        self, draw: Callable[[int, Tensor], Tensor], observed: Tensor, noise: Tensor | None
+    ) -> tuple[Tensor, Gaussian]:
+        """`next_z` over a window, with what no bin waits for done for all bins at once.
+
+        Args:
+            draw: z_t from its posterior, (B, z_dim), given t and z_{t-1}.
+            observed: (B, R, 1).
+            noise: (B, R, z_dim) standard normal, or None for means.
+
+        Returns:
+            z, (B, R, z_dim), and its priors.
+        """
+        prior = self.z_prior
+        z, memory = prior.begin(len(observed))
+        zs, memories = [z], []
+        for t, missed in enumerate((observed.amin((0, 2)) < 1).tolist()):
+            memory = prior.remember(z, memory)
+            memories.append(memory)
+            drawn = draw(t, z)
+            if missed:
+                forecast = prior.given(z, memory).sample(None if noise is None else noise[:, t])
+                drawn = hold(drawn, forecast, observed[:, t])
+            z = drawn
             zs.append(z)
-            ps.append(p)
-        return torch.stack(zs, 1), stack(ps)
+        return torch.stack(zs[1:], 1), prior.given(torch.stack(zs[:-1], 1), torch.stack(memories, 1))
 
 
 class StaticInference(nn.Module):

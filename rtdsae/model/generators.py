@@ -90,14 +90,14 @@ class Generator(nn.Module):
         others = torch.cat(inputs, 2)
         return others @ self.cell.weight_x[-others.shape[2] :] + self.cell.bias
 
-    def scan(self, z: Tensor, f: Tensor, u: Tensor | None) -> Tensor:
-        """The states of a window: z (B, R, z_dim), f (B, R, f_dim), u (B, R, n_external) -> (B, R, state_dim)."""
-        inputs = [z] + ([f] if self.tiled else []) + ([u] if u is not None else [])
-        return self.cell.scan(torch.cat(inputs, 2), self.begin(f[:, 0]))
-
     def read(self, state: Tensor) -> Tensor:
         """The factors of a state: (..., state_dim) -> (..., n_factors)."""
         return self.factors(self.drop(self.cell.out(state)))
+
+    def forward(self, f: Tensor, z: Tensor, u: Tensor | None) -> Tensor:
+        """The factors of a window: (B, R, f_dim), (B, R, z_dim), (B, R, n_external) or None -> (B, R, n_factors)."""
+        inputs = [z] + ([f] if self.tiled else []) + ([u] if u is not None else [])
+        return self.factors(self.drop(self.cell.encode(torch.cat(inputs, 2), self.begin(f[:, 0]))))
 
 
 class Framewise(nn.Module):

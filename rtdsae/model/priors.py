@@ -231,9 +231,18 @@ class DynamicPrior(nn.Module, ABC):
         zeros = next(self.parameters()).new_zeros(n, self.dim)
         return zeros, zeros.new_zeros(n, self.memory_dim)
 
-    @abstractmethod
     def forward(self, z: Tensor, memory: Tensor) -> tuple[Gaussian, Tensor]:
         """The next bin's prior and memory, from z and memory of the bin before."""
+        memory = self.remember(z, memory)
+        return self.given(z, memory), memory
+
+    def remember(self, z: Tensor, memory: Tensor) -> Tensor:
+        """The next bin's memory, from z and memory of the bin before: (B, dim), (B, memory_dim)."""
+        return memory
+
+    @abstractmethod
+    def given(self, z: Tensor, memory: Tensor) -> Gaussian:
+        """The prior of a bin, from z of the bin before and its own memory: (..., dim), (..., memory_dim)."""
 
     def kl(self, q: Gaussian, p: Gaussian, observed: Tensor) -> Tensor:
         """Σ_t KL(q_t || p_t) over the observed bins: q and p (B, T, dim), observed (B, T, 1) -> (B,)."""
@@ -252,9 +261,9 @@ class AR1Prior(DynamicPrior):
         """The chain's factor from one bin to the next, (dim,), within (0, 1)."""
         return (-torch.exp(-self.log_tau)).exp()
 
-    def forward(self, z: Tensor, memory: Tensor) -> tuple[Gaussian, Tensor]:
+    def given(self, z: Tensor, memory: Tensor) -> Gaussian:
         """N(α z, v)."""
-        return Gaussian(self.alpha() * z, self.logvar.expand_as(z)), memory
+        return Gaussian(self.alpha() * z, self.logvar.expand_as(z))
 
     def kl(self, q: Gaussian, p: Gaussian, observed: Tensor) -> Tensor:
         """Σ_t KL, the first bin's against the stationary distribution."""
@@ -277,11 +286,14 @@ class RNNPrior(DynamicPrior):
         """Zeros, and the network's first state."""
         return self.first.new_zeros(n, self.dim), self.first.expand(n, -1)
 
-    def forward(self, z: Tensor, memory: Tensor) -> tuple[Gaussian, Tensor]:
-        """N(μ(h), σ(h)), h = RNN(z, memory)."""
-        memory = self.cell(z, memory)
+    def remember(self, z: Tensor, memory: Tensor) -> Tensor:
+        """The network's next state, h = RNN(z, memory)."""
+        return self.cell(z, memory)
+
+    def given(self, z: Tensor, memory: Tensor) -> Gaussian:
+        """N(μ(h), σ(h))."""
         mean, logvar = self.parameters_of(self.cell.out(memory)).chunk(2, -1)
-        return Gaussian(mean, logvar), memory
+        return Gaussian(mean, logvar)
 
 
 class GatedPrior(DynamicPrior):
@@ -304,12 +316,12 @@ class GatedPrior(DynamicPrior):
         """The learnt z before the first bin, and no memory."""
         return self.first.expand(n, -1), self.first.new_zeros(n, 0)
 
-    def forward(self, z: Tensor, memory: Tensor) -> tuple[Gaussian, Tensor]:
+    def given(self, z: Tensor, memory: Tensor) -> Gaussian:
         """N(μ(z), σ(z)), σ = softplus(W relu(h(z)))."""
         g, h = self.gate(z), self.proposal(z)
         spread = nn.functional.softplus(self.spread(torch.relu(h))) + 1e-3  # no variance of 0
         mean = ((1 - g) * self.straight(z) + g * h).clamp(-MAX_MEAN, MAX_MEAN)
-        return Gaussian(mean, 2 * spread.log()), memory
+        return Gaussian(mean, 2 * spread.log())
 
 
 class TiledPrior(DynamicPrior):
@@ -319,9 +331,9 @@ class TiledPrior(DynamicPrior):
         super().__init__(dim)
         self.mean, self.logvar = mean_and_logvar(dim, config)
 
-    def forward(self, z: Tensor, memory: Tensor) -> tuple[Gaussian, Tensor]:
+    def given(self, z: Tensor, memory: Tensor) -> Gaussian:
         """N(μ, κ)."""
-        return Gaussian(self.mean.expand_as(z), self.logvar.expand_as(z)), memory
+        return Gaussian(self.mean.expand_as(z), self.logvar.expand_as(z))
 
 
 def dynamic_prior(config: DynamicPriorConfig, dim: int, clip: float) -> DynamicPrior:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["Control", "by_hand", "clipped_gru", "control_loop"]
+__all__ = ["Control", "at_once", "clipped_gru", "control_loop"]
 
 HELD = 1e4  # added to the sum of u, whose sigmoid then is 1 and its slope 0, exactly: the state is held
 
 
-def by_hand(x: Tensor) -> bool:
-    """Whether gradients are wanted, and of plain floats: else the readable step is as quick, and the definition."""
+def at_once(x: Tensor) -> bool:
+    """Whether gradients are wanted, and of plain floats: else windows run by the readable step, the definition."""
     return torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type)
 
 

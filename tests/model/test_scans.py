@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from rtdsae.model.cells import Cell, ClippedGRUCell
+from rtdsae.model.cells import Cell, ClippedGRUCell, make_cell
 from rtdsae.model.families import LFADSConfig, make_family
 from rtdsae.model.families import lfads as lfads_module
 from rtdsae.model.family import Dims, Neurons
 from rtdsae.model.priors import Tiled
-from rtdsae.model.scans import by_hand
+from rtdsae.model.scans import at_once
 
 B, T, S, R, C, U = 3, 9, 4, 7, 5, 2
 CLIPS = [9.0, 1.5, 0.3]  # the second one is passed by first states alone, the third one is reached from within
@@ -45,6 +45,41 @@ def test_a_clipped_grus_scan_is_its_update(clip, gaps):
     assert_same(gradients([at_once], weights, parameters), gradients([by_steps], weights, parameters))
 
 
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_torchs_window_is_the_cells_update(kind, gaps):
+    torch.manual_seed(0)
+    cell = make_cell(kind, C, 6, clip=5.0).double()
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    x = torch.randn(B, T, C, dtype=torch.float64, requires_grad=True)
+    first = torch.randn(B, cell.state_dim, dtype=torch.float64, requires_grad=True)
+    observed = torch.ones(B, T, 1, dtype=torch.float64) if gaps else None
+    if gaps:
+        observed[0, :2] = observed[1, 3:5] = observed[1, -1] = 0  # before any bin, within, and to the end
+        observed[2] = 0
+    by_steps, by_torch = cell.out(Cell.scan(cell, x, first, observed)), cell.encode(x, first, observed)
+    torch.testing.assert_close(by_torch, by_steps, rtol=1e-12, atol=1e-14)
+    weights, parameters = [torch.randn_like(by_steps)], [x, first, *cell.parameters()]
+    assert_same(gradients([by_torch], weights, parameters), gradients([by_steps], weights, parameters))
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_torch_runs_windows_where_gradients_are_wanted_alone(kind, monkeypatch):
+    cell, x = make_cell(kind, C, 6, clip=5.0), torch.zeros(B, T, C)
+    runs = []
+    monkeypatch.setattr(type(cell), "run", lambda *_: runs.append(1) or torch.zeros(B, T, 6))
+    first = torch.zeros(B, cell.state_dim)
+    cell.encode(x, first)
+    assert runs == [1]
+    with torch.no_grad():
+        cell.encode(x, first)
+    with torch.autocast("cpu", torch.bfloat16):  # torch's LSTM fails in it
+        cell.encode(x, first)
+    assert runs == [1]
+
+
 CASES = {
     "defaults": {},
     "tiled": {"f_to_generator": "tiled"},
@@ -71,7 +106,7 @@ def model(n_external=0, first=1.0, **options):
 
 
 def inferred(family, by_steps, monkeypatch, sample):
-    monkeypatch.setattr(lfads_module, "by_hand", lambda x: not by_steps)
+    monkeypatch.setattr(lfads_module, "at_once", lambda x: not by_steps)
     torch.manual_seed(1)
     x = torch.randn(B, S + R, C, dtype=torch.float64)
     observed = torch.ones(B, S + R, 1, dtype=torch.float64)
@@ -106,11 +141,11 @@ def test_other_settings_go_step_by_step(options):
 
 def test_without_gradients_or_in_mixed_precision_it_goes_step_by_step():
     x = torch.zeros(1)
-    assert by_hand(x)
+    assert at_once(x)
     with torch.no_grad():
-        assert not by_hand(x)
+        assert not at_once(x)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not by_hand(x)
+        assert not at_once(x)
 
 
 def test_what_the_way_back_needs_is_freed_with_the_graph():

@@ -123,4 +123,4 @@ class DSAEFull(Family):
 
     def generate(self, f: Tensor, z: Tensor, u: Tensor | None) -> Tensor:
         """Factors from both latents alone."""
-        return self.gen.read(self.gen.scan(z, f, u))
+        return self.gen(f, z, u)

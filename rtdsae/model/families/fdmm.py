@@ -106,18 +106,15 @@ class FDMM(Family):
         q_f, f = self.infer_f(self.f_enc, inputs, sample)
         drive = torch.tanh(self.from_data(self.drop(lagged(self.z_enc(inputs, observed), self.start, self.z_lag))))
         noise = torch.randn(*drive.shape[:2], self.z_dim, device=drive.device, dtype=drive.dtype) if sample else None
-        z, memory = self.z_prior.begin(len(f))
-        zs, qs, ps = [], [], []
-        for t in range(drive.shape[1]):
-            q = self.combine(drive[:, t], z)
-            eps = None if noise is None else noise[:, t]
-            z, memory, p = self.next_z(q, z, memory, observed[:, self.start + t], eps)
-            zs.append(z)
-            qs.append(q)
-            ps.append(p)
-        latents = torch.stack(zs, 1)
-        factors = self.generate(tile(f, len(zs)), latents, u)
-        return Inferred.once(factors, latents, stack(qs), stack(ps), q_f, f)
+        qs: list[Gaussian] = []
+
+        def draw(t: int, before: Tensor) -> Tensor:
+            qs.append(self.combine(drive[:, t], before))
+            return qs[-1].sample(None if noise is None else noise[:, t])
+
+        z, p_z = self.run_z(draw, observed[:, self.start :], noise)
+        factors = self.generate(tile(f, len(qs)), z, u)
+        return Inferred.once(factors, z, stack(qs), p_z, q_f, f)
 
     def generate(self, f: Tensor, z: Tensor, u: Tensor | None) -> Tensor:
         """Factors from both latents alone."""

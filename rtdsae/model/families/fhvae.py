@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rtdsae.model.cells import hold, make_cell
+from rtdsae.model.cells import hold, make_cell, observed_first
 from rtdsae.model.distributions import Gaussian, GaussianHead
 from rtdsae.model.encoders import Encoder, first_line, lagged, push
 from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, tile
@@ -137,37 +137,36 @@ class FHVAE(Family):
 
     def infer(self, inputs: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Inferred:
         """A whole window: the blocks, then the dynamic latent, then the generator."""
-        q_f, sampled, ended = self.infer_blocks(inputs, observed, sample)
-        totals = (sampled * ended[..., None]).cumsum(1)
-        estimates = self.estimate(totals, ended.cumsum(1)[..., None])
-        f = estimates[:, 1:] if self.causal else estimates.expand(-1, inputs.shape[1], -1)
-        before = estimates[:, :1].expand(-1, self.start, -1)  # the anchor bins are encoded with what they gave
-        h = self.z_enc(torch.cat([inputs, torch.cat([before, f], 1)], 2), observed)
+        q_f, sampled, before = self.infer_blocks(inputs, observed, sample)
+        counts = torch.arange(1, 1 + sampled.shape[1], device=sampled.device)[:, None]
+        estimates = self.estimate(sampled.cumsum(1), counts)  # those with blocks that have not ended are of no bin
+        by_bin = estimates.gather(1, before.expand(-1, -1, self.f_dim))
+        f = by_bin[:, self.start :]
+        h = self.z_enc(torch.cat([inputs, by_bin], 2), observed)
         q_z = self.z_posterior(self.drop(lagged(h, self.start, self.z_lag)))
         z, p_z = self.scan_z(q_z, observed[:, self.start :], sample)
+        ended = (counts[:, 0] <= 1 + before[:, -1]).to(z.dtype)
         return Inferred(self.generate(f, z, u), z, f, q_z, p_z, q_f, sampled, ended)
 
     def infer_blocks(self, inputs: Tensor, observed: Tensor, sample: bool) -> tuple[Gaussian, Tensor, Tensor]:
-        """q(f_n), samples of it, and 1 where a block has ended: for the first block, then for each modelled bin.
+        """The blocks of a window, which are all encoded side by side: the anchor bins, then each S observed bins.
 
         In the acausal reference the window is one block.
+
+        Returns:
+            q(f_n) and samples of it, (B, blocks, f_dim), also of blocks to whose end the window has not come; and of
+            each bin the index of the last block that has ended, (B, T, 1).
         """
-        s = self.start or inputs.shape[1]
-        state = self.block_cell.scan(inputs[:, :s], self.block_first.expand(len(inputs), -1), observed[:, :s])[:, -1]
-        states, ends = [state], [torch.ones_like(observed[:, 0])]
-        state = self.block_first.expand_as(state)
-        phase = torch.zeros_like(observed[:, 0])
-        gates = self.block_cell.project(inputs)
-        for t in range(s, inputs.shape[1]):
-            state = hold(self.block_cell.update(gates[:, t], state), state, observed[:, t])
-            phase = phase + observed[:, t]
-            ended = observed[:, t] * (phase >= self.block_bins)
-            states.append(state)
-            ends.append(ended)
-            state, phase = hold(self.block_first.expand_as(state), state, ended), phase * (1 - ended)
-        q = self.f_posterior(self.drop(self.block_cell.out(torch.stack(states, 1))))
-        return q, q.draw(sample), torch.cat(ends, 1)
+        n, bins, size = *inputs.shape[:2], self.start or inputs.shape[1]
+        later, so_far = observed_first(inputs[:, size:], observed[:, size:])
+        blocks = bins // size
+        x = torch.cat([inputs[:, :size], later], 1)[:, : blocks * size].reshape(n * blocks, size, -1)
+        whole = torch.ones_like(later[:, :, :1])
+        seen = torch.cat([observed[:, :size], whole], 1)[:, : blocks * size].reshape(n * blocks, size, 1)
+        ends = self.block_cell.encode(x, self.block_first.expand(len(x), -1), seen)[:, -1]
+        q = self.f_posterior(self.drop(ends.reshape(n, blocks, -1)))
+        return q, q.draw(sample), nn.functional.pad(so_far // size, (0, 0, size, 0))
 
     def generate(self, f: Tensor, z: Tensor, u: Tensor | None) -> Tensor:
         """Factors from both latents alone."""
-        return self.gen.read(self.gen.scan(z, f, u))
+        return self.gen(f, z, u)

@@ -27,7 +27,7 @@ from rtdsae.model.encoders import Encoder, first_line, lagged, push
 from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, StaticInference, stack
 from rtdsae.model.generators import Generator, StaticUse
 from rtdsae.model.priors import AR1, AR1Prior, DynamicPriorConfig, Normal, StaticPriorConfig
-from rtdsae.model.scans import Control, by_hand, control_loop
+from rtdsae.model.scans import Control, at_once, control_loop
 
 __all__ = ["LFADS", "LFADSConfig"]
 
@@ -141,7 +141,7 @@ class LFADS(Family):
         q_f, f = self.infer_f(self.ic, inputs, sample)
         encoded = self.drop(lagged(self.ci_enc(inputs, observed), self.start, self.z_lag))
         noise = encoded.new_empty(*encoded.shape[:2], self.z_dim).normal_() if sample else None
-        run = self.run_by_hand if self.handwritten and by_hand(encoded) else self.run
+        run = self.run_by_hand if self.handwritten and at_once(encoded) else self.run
         factors, z, q, p = run(f, encoded, observed[:, self.start :], u, noise)
         return Inferred.once(factors, z, q, p, q_f, f)
 
@@ -196,4 +196,4 @@ class LFADS(Family):
 
     def generate(self, f: Tensor, z: Tensor, u: Tensor | None) -> Tensor:
         """Factors from the initial condition and the inputs alone."""
-        return self.gen.read(self.gen.scan(z, f, u))
+        return self.gen(f, z, u)
