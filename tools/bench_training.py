@@ -1,17 +1,17 @@
 """Training throughput beside lfads-torch, in blocks that take turns, with the same sizes, data and batch.
 
-    python tools/bench_training.py [--lfads-torch DIR] [--batch 64] [--blocks 6] [--steps 8] [--threads 1]
+    python tools/bench_training.py [--lfads-torch DIR | --family NAME] [--batch 64] [--blocks 6] [--steps 8]
 
 DIR is a checkout of lfads-torch (github.com/arsedler9/lfads-torch); pytorch_lightning and torchmetrics have to be
-importable for it. Without it rtdsae is measured alone. Data: generated neurons of a chaotic network, 40 seen and 10
-held out, trials of 100 bins. A step is all that either tool does with a batch: augmentation, forward, loss, backward,
-clipping, AdamW. The subjects, each in a process of its own:
+importable for it. Without it rtdsae is measured alone, by any family. Data: generated neurons of a chaotic network, 40
+seen and 10 held out, trials of 100 bins. A step is all that either tool does with a batch: augmentation, forward, loss,
+backward, clipping, AdamW. The subjects, each in a process of its own:
 
     shipped    lfads-torch as it comes: encoders in both directions, all 100 bins decoded
     strict     lfads-torch made causal: 20 bins for the initial condition, the others decoded and scored, forward
                controller input without lag
-    rtdsae     causal-split LFADS, 20 anchor bins and 80 modelled
-    steps      the same, but step after step, differentiated by torch: what rtdsae/model/scans.py saves
+    rtdsae     causal-split LFADS, or another family in its own sizes, 20 anchor bins and 80 modelled
+    steps      the same, but step after step, differentiated by torch: what whole windows at once save
 
 Then the floating-point operations of a step's matrix products, this machine's rate of them, and the fraction of that
 rate that training reaches. Rates are trials a second: medians over the blocks. The last line is JSON.
@@ -26,14 +26,14 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from unittest import mock
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rtdsae.model.families import LFADSConfig, lfads, make_family
+from rtdsae.model.families import ModelConfig, lfads, make_family
 from rtdsae.recordings import Recording, synthetic
 from rtdsae.train.average import Averaged
 from rtdsae.train.config import Data, Fit, Objective, TrainConfig, Window
@@ -45,6 +45,7 @@ from rtdsae.train.windows import session_windows
 
 BINS, ANCHOR, SEEN = 100, 20, 40
 SIZES = {"gen_dim": 200, "fac_dim": 40, "con_dim": 64, "ci_enc_dim": 64, "ic_enc_dim": 64}
+MODELS = {str(config.__struct_config__.tag): config for config in get_args(ModelConfig)}
 F_DIM, Z_DIM, DROPOUT, HIDDEN = 64, 4, 0.3, 0.3
 SUBJECTS, OURS = ("shipped", "strict", "rtdsae", "steps"), ("rtdsae", "steps")
 
@@ -73,6 +74,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lfads-torch", type=Path, metavar="DIR")
+    parser.add_argument("--family", choices=sorted(MODELS), default="lfads")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--blocks", type=int, default=6)
     parser.add_argument("--steps", type=int, default=8)
@@ -81,6 +83,8 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if min(args.batch, args.blocks, args.steps, args.threads) < 1:
         parser.error("--batch, --blocks, --steps and --threads must be 1 or more")
+    if args.lfads_torch and args.family != "lfads":
+        parser.error(f"--family {args.family}: lfads-torch has LFADS alone")
     check_checkout(parser, args.lfads_torch)
     return args
 
@@ -119,7 +123,7 @@ def serve(args: argparse.Namespace) -> None:
     if args.subject in OURS:
         keep_memory()  # as `train` does
         gc.freeze()
-        block = ours(data, args.batch)
+        block = ours(data, args.family, args.batch)
         block = by_steps(block) if args.subject == "steps" else block
     else:
         sys.path.insert(0, str(args.lfads_torch))
@@ -148,10 +152,11 @@ def recording(n: int) -> Recording:
 # rtdsae ---------------------------------------------------------------------------------------------------------------
 
 
-def configuration(batch: int) -> TrainConfig:
-    """Causal-split LFADS of the sizes."""
+def configuration(family: str, batch: int) -> TrainConfig:
+    """A family's, with lfads-torch's sizes where it is LFADS."""
+    sizes = SIZES if family == "lfads" else {}
     return TrainConfig(
-        model=LFADSConfig(f_dim=F_DIM, z_dim=Z_DIM, dropout=DROPOUT, **SIZES),
+        model=MODELS[family](f_dim=F_DIM, z_dim=Z_DIM, dropout=DROPOUT, **sizes),
         data=Data(path="generated"),
         window=Window(anchor_bins=ANCHOR, horizon_bins=BINS - ANCHOR),
         objective=Objective(coordinated_dropout=HIDDEN),
@@ -159,9 +164,9 @@ def configuration(batch: int) -> TrainConfig:
     )
 
 
-def ours(data: Recording, batch: int) -> Block:
+def ours(data: Recording, name: str, batch: int) -> Block:
     """One epoch by the training loop."""
-    config = configuration(batch)
+    config = configuration(name, batch)
     sessions, family = session_windows([data], config), make_family(config.model, dims_of([data], config))
     fabric = make_fabric(config.fit)
     loss, optimizer = fabric.setup(Loss(family, config.objective), torch.optim.AdamW(family.parameters()))
@@ -294,7 +299,7 @@ def report(args: argparse.Namespace, taken: dict[str, list[float]], n: int) -> d
             result["ratios"][name] = [low, middle, high]
             line += f"   rtdsae is {middle:.2f} times as fast ({low:.2f} to {high:.2f})"
         print(line)
-    flops, rate = count_flops(args.batch), matrix_rate(args.batch)
+    flops, rate = count_flops(args.family, args.batch), matrix_rate(args.batch)
     reached = flops * args.steps / float(np.median(seconds)) / rate
     print(
         f"a step's products: {flops / 1e9:.2f} GFLOP; matrix rate {rate / 1e9:.0f} GFLOP/s; reached {reached:.2f} of it"
@@ -302,10 +307,10 @@ def report(args: argparse.Namespace, taken: dict[str, list[float]], n: int) -> d
     return result | {"flops": flops, "matrix_rate": rate, "reached": reached}
 
 
-def count_flops(batch: int) -> int:
+def count_flops(family: str, batch: int) -> int:
     """Of the matrix products of one training step, forwards and backwards, as the readable way multiplies."""
     counter = FlopCounterMode(display=False)
-    block = by_steps(ours(recording(batch), batch))
+    block = by_steps(ours(recording(batch), family, batch))
     with counter:
         block()
     return int(counter.get_total_flops())
