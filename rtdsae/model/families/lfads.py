@@ -192,7 +192,7 @@ class LFADS(Family):
         gens, zs, heads = control_loop(parts, eps, seen, head.min_var, cell.clip)
         factors, z, says = (x.permute(time_first) for x in (self.gen.read(gens), zs, heads))
         before = torch.cat([first.z[:, None], z[:, :-1]], 1)
-        return factors, z, head.posterior(says), prior(before, first.prior)[0]
+        return factors, z, head.posterior(says), prior.given(before, first.prior)
 
     def generate(self, f: Tensor, z: Tensor, u: Tensor | None) -> Tensor:
         """Factors from the initial condition and the inputs alone."""
