@@ -12,6 +12,7 @@ Gates that remember have biases that start at 1, so that a new network remembers
 linear_before_reset = 0); Cho et al. 2014 (arXiv:1406.1078); Hochreiter & Schmidhuber 1997.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import Literal
 
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 from rtdsae.model.scans import at_once, clipped_gru
 
 __all__ = ["Cell", "CellKind", "ClippedGRUCell", "GRUCell", "LSTMCell", "hold", "make_cell", "observed_first"]
+
+# cuDNN's, at every call: that it copies them together, a few hundred kB. They are whatever the steps multiply by.
+warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk of memory")
 
 CellKind = Literal["clipped_gru", "gru", "lstm"]
 
