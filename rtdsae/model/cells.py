@@ -31,7 +31,7 @@ CellKind = Literal["clipped_gru", "gru", "lstm"]
 
 def hold(new: Tensor, old: Tensor, observed: Tensor) -> Tensor:
     """The new state where the bin was observed, the old one where it was not; `observed` is (B, 1) of 0 and 1."""
-    return observed * new + (1 - observed) * old
+    return torch.where(observed > 0, new, old)
 
 
 def observed_first(x: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
