@@ -168,6 +168,8 @@ def test_a_measurement_that_is_ended_leaves_no_process_and_no_folder(tmp_path):
         ("bench_latency.py --scale 1 --rates 50 100", "--scale is one run"),
         ("bench_monitor.py --browser", "there is no chromium"),
         ("bench_training.py --lfads-torch nowhere", "there is no lfads_torch/ in it"),
+        ("bench_training.py --lfads-torch nowhere --family fhvae", "lfads-torch has LFADS alone"),
+        ("compare_families.py --kl 0.3 -1", "--kl must be 0 or more"),
         ("bench_loader.py --batches 0", "must be"),
         ("soak.py --rate 0", "must be"),
     ],
@@ -204,6 +206,7 @@ def test_the_loader_bench_sees_memory_that_is_given_back_and_fits_behaviour_too(
     ("command", "told"),
     [
         ("bench_training.py --batch 2 --blocks 1 --steps 1", "rtdsae"),
+        ("bench_training.py --family fhvae --batch 2 --blocks 1 --steps 1", "rtdsae"),
         ("bench_quality.py --sets lorenz --models rtdsae --minutes 0.05 --out", "sets"),
     ],
 )
