@@ -178,10 +178,14 @@ class Daemon:
                 self._housekeep()
 
     def _prepare(self) -> None:
-        """Shortly before a bin is complete: takes what has come of it, and sends one through all stages in vain."""
+        """Shortly before a bin is complete: sends one through all stages in vain; what has come, before and after."""
+        self._take_early()
+        self._pipeline.rehearse()
+        self._take_early()
+
+    def _take_early(self) -> None:
         if source := self._link.source:
             self._take(source, early=True)
-        self._pipeline.rehearse()
 
     def _ready(self) -> bool:
         """Whether what completes the open bin is there."""

@@ -27,6 +27,7 @@ from rtdsae.serve.publisher import Publisher
 from rtdsae.serve.realtime import RealTime
 from rtdsae.serve.settings import Model, Settings
 from rtdsae.serve.source import Lost
+from rtdsae.serve.wake import Rehearsal
 
 WIDTH = 0.01
 N_BINS = 100
@@ -154,22 +155,24 @@ LONG = 0.1  # of a bin, so that a busy computer, too, rests before some
 
 
 @pytest.mark.parametrize(("kind", "intake"), [(samples, RegularIntake), (events, EventsIntake)])
-def test_what_has_come_of_a_bin_is_taken_before_it_is_complete(make, monkeypatch, kind, intake):
-    pull_early, taken = intake.pull_early, []
+def test_what_has_come_of_a_bin_is_taken_before_the_rehearsal_and_after_it(make, monkeypatch, kind, intake):
+    pull_early, rehearse, done = intake.pull_early, Rehearsal.__call__, []
     with kind(Toy(bin_width_s=WIDTH)) as source:
         daemon = make(Toy(bin_width_s=LONG), source)
 
         def watched(*args):
-            if came := pull_early(*args):
-                taken.append(args)
-                daemon.stop()
+            came = pull_early(*args)
+            done.append("taken" if came else "nothing")
             return came
 
         monkeypatch.setattr(intake, "pull_early", watched)
+        monkeypatch.setattr(Rehearsal, "__call__", lambda rehearsal: done.append("rehearsed") or rehearse(rehearsal))
         housekeep = daemon._housekeep
         monkeypatch.setattr(daemon, "_housekeep", lambda: housekeep() or daemon._seq < N_BINS or daemon.stop())
         daemon.run()
-    assert taken
+    assert "taken" in done
+    at = [i for i, what in enumerate(done) if what == "rehearsed"]  # between what is taken before and after it
+    assert at == list(range(1, len(done), 3))
 
 
 def test_a_stream_that_is_lost_while_a_bin_is_half_taken_is_lost_once_and_found_again(make, monkeypatch):
