@@ -180,7 +180,7 @@ class Daemon:
     def _prepare(self) -> None:
         """Shortly before a bin is complete: sends one through all stages in vain; what has come, before and after."""
         self._take_early()
-        self._pipeline.rehearse()
+        self._publisher.rehearse(self._pipeline.rehearse())
         self._take_early()
 
     def _take_early(self) -> None:

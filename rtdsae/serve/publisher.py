@@ -31,6 +31,10 @@ class Publisher:
         options = {zmq.SNDHWM: HIGH_WATER, zmq.RCVHWM: FEW, zmq.MAXMSGSIZE: MAX_SUBSCRIPTION, zmq.XPUB_VERBOSE: VERBOSE}
         self._socket = endpoints.bind(zmq.XPUB, endpoint, "publish", options)
         self.endpoint = bound_at(self._socket)
+        self._to_itself, self._from_itself = (endpoints.context.socket(kind) for kind in (zmq.PUB, zmq.SUB))
+        self._to_itself.bind(f"inproc://{id(self)}")
+        self._from_itself.connect(f"inproc://{id(self)}")
+        self._from_itself.subscribe(b"")
         self.announce(schema)
 
     def announce(self, schema: Schema) -> None:
@@ -41,6 +45,12 @@ class Publisher:
     def send(self, frame: bytes | bytearray) -> None:
         """Publishes one frame; never blocks, and the frame may be overwritten afterwards."""
         self._socket.send(frame)
+
+    def rehearse(self, frame: bytes | bytearray) -> None:
+        """Sends a frame to nobody but itself, so that what a send needs is in the caches when a bin's is due."""
+        self._to_itself.send(frame)
+        with contextlib.suppress(zmq.Again):  # the first are sent before it is known who listens
+            self._from_itself.recv(zmq.NOBLOCK)
 
     def greet(self) -> None:
         """Sends the schema again if somebody has subscribed since the last call."""
@@ -54,4 +64,6 @@ class Publisher:
     def close(self) -> None:
         """Sends what is queued, for half a second at most, and frees the endpoint."""
         self._socket.close(linger=DRAIN_MS)
+        self._to_itself.close(linger=0)
+        self._from_itself.close(linger=0)
         free(self.endpoint)

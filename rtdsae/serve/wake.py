@@ -113,10 +113,10 @@ class Rehearsal:
         self._values, self._stamps = np.zeros((1, n_channels), np.float32), np.zeros(1)
         self._bin_width_s = bin_width_s
 
-    def __call__(self) -> None:
-        """Sends one bin through all stages."""
+    def __call__(self) -> bytearray:
+        """Sends one bin through all stages: the frame, which is not to be published."""
         self._stamps += self._bin_width_s
         bins = self._binner.push(self._values, self._stamps)
         self._engine.warm_up()
         now = local_clock()
-        self._encoder.encode(0, int(bins.index[0]), float(bins.t_end[0]), now, now)
+        return self._encoder.encode(0, int(bins.index[0]), float(bins.t_end[0]), now, now)

@@ -225,7 +225,7 @@ def test_an_anchor_that_gaps_forbid_is_told_of_once(tmp_path):
 @pytest.mark.parametrize(("mode", "n_bins", "rehearses"), [("warm", 200, True), ("off", 10, False)])
 def test_it_rehearses_before_its_bins_where_it_is_told_to(here, monkeypatch, mode, n_bins, rehearses):
     toy, rehearse, rehearsals = Toy(bin_width_s=0.05), Rehearsal.__call__, []
-    monkeypatch.setattr(Rehearsal, "__call__", lambda self: rehearsals.append(rehearse(self)))
+    monkeypatch.setattr(Rehearsal, "__call__", lambda self: rehearsals.append(self) or rehearse(self))
     with LslSource(toy.counts(205), 20.0) as source:
         daemon = here(toy, source, wake=mode)
         publish = daemon._publish

@@ -86,6 +86,25 @@ def test_frames_arrive_as_one_message_each(publisher, subscribe):
     assert not subscriber.getsockopt(zmq.RCVMORE)
 
 
+def test_a_rehearsal_goes_the_way_of_a_frame_and_to_nobody(publisher, subscribe):
+    class Heard(list):
+        def recv(self, flags):
+            self.append(sockets.recv(flags))
+
+    subscriber = subscribe(publisher.endpoint)
+    assert greeted(publisher, subscriber) == SCHEMA
+    sockets = publisher._from_itself
+    publisher._from_itself = heard = Heard()
+    for _ in range(3000):  # more than wait on a socket
+        publisher.rehearse(b"rehearsal")
+    publisher.send(b"latents\0 one")
+    assert subscriber.poll(5000)
+    assert subscriber.recv() == b"latents\0 one"
+    publisher._from_itself = sockets
+    assert set(heard) == {b"rehearsal"}
+    assert len(heard) > 2900
+
+
 def test_a_new_schema_is_told_at_once_and_to_whoever_comes_later(publisher, subscribe):
     early = subscribe(publisher.endpoint, wire.SCHEMA)
     assert greeted(publisher, early) == SCHEMA
