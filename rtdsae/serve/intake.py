@@ -37,7 +37,7 @@ class Intake(Protocol):
     def pull_early(self, source: Source) -> bool:
         """Takes what has come of the open bin, without waiting; False where nothing has. As after `pull`, see `bins`.
 
-        So little is left to do when the bin is complete.
+        So little is left to do when the bin is complete, and the way of a pull is in the caches even for nothing.
         """
 
     def bins(self, source: Source) -> Bins:
@@ -66,9 +66,7 @@ class RegularIntake:
 
     def pull_early(self, source: Source) -> bool:
         """Takes the samples of the open bin that have come."""
-        missing = self._binner.missing
-        n = min(source.available(), missing) if missing > 1 else 0
-        return n > 0 and source.pull(n, 0.0) > 0
+        return source.pull(self._binner.missing, 0.0) > 0
 
     def bins(self, source: Source) -> Bins:
         """The bins that the last pull completed."""
@@ -116,7 +114,7 @@ class EventsIntake:
 
     def pull_early(self, source: Source) -> bool:
         """Takes the spikes that have come."""
-        return source.available() > 0 and self.pull(source, 0.0)
+        return self.pull(source, 0.0)
 
     def _heed_backlog(self, source: Source, taken: int) -> None:
         """Says once that so many spikes have waited that LSL may have dropped some, which it does not say itself."""

@@ -70,20 +70,20 @@ def test_samples_that_are_taken_before_their_bin_is_complete_end_in_it(monkeypat
         source = Source(find(f"source_id={stream.source_id}", 20), WANTED)
         stream.wait_pushed()
         until(lambda: source.available() == len(samples))
-        intake, counts, early, left = intakes.make("samples", k, C, WIDTH), [], [], len(samples)
+        intake, counts, early, left, pull = intakes.make("samples", k, C, WIDTH), [], [], len(samples), source.pull
         while left:
-            come = int(rng.integers(0, min(k + 5, left)))
-            monkeypatch.setattr(source, "available", lambda come=come: come)
-            if intake.pull_early(source):
+            if come := int(rng.integers(0, min(k + 5, left + 1))):
+                monkeypatch.setattr(source, "pull", lambda n, timeout_s, come=come: pull(min(n, come), timeout_s))
+                assert intake.pull_early(source)
                 early.append(source.n_taken)
                 left -= source.n_taken
                 counts += intake.bins(source).counts.tolist()
-            else:
-                assert not come
-            if rng.random() < 0.7:
+            monkeypatch.setattr(source, "pull", pull)
+            if left and rng.random() < 0.7:
                 assert intake.pull(source)
                 left -= source.n_taken
                 counts += intake.bins(source).counts.tolist()
+        assert not intake.pull_early(source)
         source.close()
     np.testing.assert_array_equal(counts, samples.reshape(n_bins, k, C).sum(axis=1))
     assert {1, k} <= set(early) <= set(range(1, k + 1))
