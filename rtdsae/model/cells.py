@@ -126,7 +126,7 @@ class ClippedGRUCell(Cell):
 
 
 class LibraryCell(Cell):
-    """A cell that torch has whole windows of, which run in training: a third of the time, or less, of its steps."""
+    """A cell that torch has whole windows of: training runs these, in half of the time of its steps."""
 
     @abstractmethod
     def run(self, x: Tensor, state: Tensor) -> Tensor:
