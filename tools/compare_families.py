@@ -73,7 +73,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     sets = [name for name in args.sets if make_data(name, args.out)]
     cells = {
-        (name, family): [(name, family, kl, args.budget, args.out) for kl in args.kl or SETS[name].kl]
+        (name, family): [(name, family, kl, args.budget, args.out) for kl in dict.fromkeys(args.kl or SETS[name].kl)]
         for name in sets
         for family in args.families
     }

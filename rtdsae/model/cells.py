@@ -161,8 +161,8 @@ class GRUCell(LibraryCell):
     def run(self, x: Tensor, state: Tensor) -> Tensor:
         """What others see of the states over a window, by torch."""
         bias_h = torch.cat([torch.zeros_like(self.bias[: 2 * self.dim]), self.bias_n])
-        weights = [self.weight_x.T, self.weight_h.T, self.bias, bias_h]
-        return torch.gru(x, state[None], weights, True, 1, 0.0, True, False, True)[0]
+        weights = [self.weight_x.T.contiguous(), self.weight_h.T.contiguous(), self.bias, bias_h]  # cuDNN wants them so
+        return torch.gru(x, state[None].contiguous(), weights, True, 1, 0.0, True, False, True)[0]
 
 
 class LSTMCell(LibraryCell):
@@ -185,7 +185,7 @@ class LSTMCell(LibraryCell):
 
     def run(self, x: Tensor, state: Tensor) -> Tensor:
         """What others see of the states over a window, by torch."""
-        weights = [self.weight_x.T, self.weight_h.T, self.bias, torch.zeros_like(self.bias)]
+        weights = [self.weight_x.T.contiguous(), self.weight_h.T.contiguous(), self.bias, torch.zeros_like(self.bias)]
         h, c = state[None].split(self.dim, 2)
         return torch.lstm(x, (h.contiguous(), c.contiguous()), weights, True, 1, 0.0, True, False, True)[0]
 

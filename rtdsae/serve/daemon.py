@@ -170,11 +170,13 @@ class Daemon:
                 self._decode(self._intake.without_stream(), local_clock())
                 self._housekeep()
                 continue
+            decoded_to = self._decoded_to
             if self._wake.active and not self._ready():
                 self._wake.rest(self._ready)
                 if self._link.source is not source:  # it was lost, or another took its place
                     continue
-            if not self._take(source) or self._last_pull >= self._next_chores:
+            came_early = self._decoded_to != decoded_to  # else the next bin would find nobody prepared
+            if not (came_early or self._take(source)) or self._last_pull >= self._next_chores:
                 self._housekeep()
 
     def _prepare(self) -> None:

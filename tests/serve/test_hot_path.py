@@ -166,13 +166,33 @@ def test_what_has_come_of_a_bin_is_taken_before_the_rehearsal_and_after_it(make,
             return came
 
         monkeypatch.setattr(intake, "pull_early", watched)
+        send = Publisher.rehearse
         monkeypatch.setattr(Rehearsal, "__call__", lambda rehearsal: done.append("rehearsed") or rehearse(rehearsal))
+        monkeypatch.setattr(Publisher, "rehearse", lambda *args: done.append("sent") or send(*args))
         housekeep = daemon._housekeep
         monkeypatch.setattr(daemon, "_housekeep", lambda: housekeep() or daemon._seq < N_BINS or daemon.stop())
         daemon.run()
     assert "taken" in done
-    at = [i for i, what in enumerate(done) if what == "rehearsed"]  # between what is taken before and after it
-    assert at == list(range(1, len(done), 3))
+    n = len(done) // 4
+    assert done[1::4] == ["rehearsed"] * n  # between what is taken before and after it
+    assert done[2::4] == ["sent"] * n
+
+
+def test_a_bin_that_comes_while_it_is_prepared_for_leaves_the_next_one_a_rehearsal_of_its_own(make, monkeypatch):
+    toy, rehearse, rehearsals, n_bins = Toy(bin_width_s=LONG), Rehearsal.__call__, [], 30
+    with LslSource(toy.counts(2000), 1 / LONG) as source:
+        daemon = make(toy, source)
+
+        def rehearses_until_it_has_come(rehearsal):
+            rehearsals.append(daemon._seq)
+            until(daemon._ready)
+            return rehearse(rehearsal)
+
+        monkeypatch.setattr(Rehearsal, "__call__", rehearses_until_it_has_come)
+        housekeep = daemon._housekeep
+        monkeypatch.setattr(daemon, "_housekeep", lambda: housekeep() or daemon._seq < n_bins or daemon.stop())
+        daemon.run()
+    assert len(set(rehearsals)) > 0.8 * n_bins  # a busy computer may leave no time for some
 
 
 def test_a_stream_that_is_lost_while_a_bin_is_half_taken_is_lost_once_and_found_again(make, monkeypatch):

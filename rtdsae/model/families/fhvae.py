@@ -138,7 +138,7 @@ class FHVAE(Family):
     def infer(self, inputs: Tensor, observed: Tensor, u: Tensor | None, sample: bool) -> Inferred:
         """A whole window: the blocks, then the dynamic latent, then the generator."""
         q_f, sampled, before = self.infer_blocks(inputs, observed, sample)
-        counts = torch.arange(1, 1 + sampled.shape[1], device=sampled.device)[:, None]
+        counts = torch.arange(1, 1 + sampled.shape[1]).to(self.block_first)[:, None]
         estimates = self.estimate(sampled.cumsum(1), counts)  # those with blocks that have not ended are of no bin
         by_bin = estimates.gather(1, before.expand(-1, -1, self.f_dim))
         f = by_bin[:, self.start :]
