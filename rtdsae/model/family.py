@@ -18,8 +18,7 @@ from msgspec import Meta, Struct
 from torch import Tensor, nn
 
 from rtdsae.model.cells import CellKind, hold
-from rtdsae.model.distributions import Covariance, Gaussian, GaussianHead, kl
-from rtdsae.model.encoders import Encoder
+from rtdsae.model.distributions import Covariance, Gaussian, kl
 from rtdsae.model.masking import Dropout
 from rtdsae.model.priors import (
     Context,
@@ -320,9 +319,9 @@ class Family(nn.Module, ABC):
 
     # parts that several families share --------------------------------------------------------------------------------
 
-    def infer_f(self, encoder: "StaticInference", inputs: Tensor, sample: bool) -> tuple[Gaussian, Tensor]:
+    def infer_f(self, encoder: nn.Module, inputs: Tensor, sample: bool) -> tuple[Gaussian, Tensor]:
         """q(f) of a window, from what the static encoder may see of it, and a sample or the mean: (B, f_dim) each."""
-        q = encoder(inputs[:, : self.start] if self.causal else inputs)
+        q: Gaussian = encoder(inputs[:, : self.start] if self.causal else inputs)
         return q, q.draw(sample)
 
     def next_z(
@@ -375,26 +374,6 @@ class Family(nn.Module, ABC):
             z = drawn
             zs.append(z)
         return torch.stack(zs[1:], 1), prior.given(torch.stack(zs[:-1], 1), torch.stack(memories, 1))
-
-
-class StaticInference(nn.Module):
-    """q(f) from the anchor bins, by an encoder that sees them in both directions: they all lie in the past.
-
-    Args:
-        config: the family's.
-        in_dim: size of the read-in.
-        dim: units of each direction.
-    """
-
-    def __init__(self, config: FamilyConfig, in_dim: int, dim: int) -> None:
-        super().__init__()
-        self.enc = Encoder(config.cell, in_dim, dim, config.clip, "both")
-        self.head = GaussianHead(self.enc.dim, config.f_dim, config.f_posterior)
-        self.drop = Dropout(config.dropout)
-
-    def forward(self, inputs: Tensor) -> Gaussian:
-        """(B, S, readin) -> q(f), (B, f_dim)."""
-        return self.head(self.drop(self.enc.summary(inputs)))
 
 
 class Latents(NamedTuple):

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from rtdsae.model.distributions import GaussianHead, linear
 from rtdsae.model.encoders import lagged, push
-from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, StaticInference, tile
+from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, tile
 from rtdsae.model.generators import Framewise
 from rtdsae.model.priors import RNN, DynamicPriorConfig, Normal, StaticPriorConfig
+from rtdsae.model.static_inference import StaticInference
 
 __all__ = ["DSAEFactorized", "DSAEFactorizedConfig"]
 

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from rtdsae.model.distributions import GaussianHead
 from rtdsae.model.encoders import Encoder, first_line, lagged, push
-from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, StaticInference, tile
+from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, tile
 from rtdsae.model.generators import Generator, StaticUse
 from rtdsae.model.priors import RNN, DynamicPriorConfig, Normal, StaticPriorConfig
+from rtdsae.model.static_inference import StaticInference
 
 __all__ = ["DSAEFull", "DSAEFullConfig"]
 

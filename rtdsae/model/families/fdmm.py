@@ -21,9 +21,10 @@ from torch import Tensor
 
 from rtdsae.model.distributions import Gaussian, GaussianHead, linear
 from rtdsae.model.encoders import Encoder, first_line, lagged, push
-from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, StaticInference, stack, tile
+from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, stack, tile
 from rtdsae.model.generators import Framewise
 from rtdsae.model.priors import DynamicPriorConfig, Gated, Normal, StaticPriorConfig
+from rtdsae.model.static_inference import StaticInference
 
 __all__ = ["FDMM", "FDMMConfig"]
 

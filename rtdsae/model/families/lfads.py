@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from rtdsae.model.cells import CellKind, ClippedGRUCell, hold, make_cell
 from rtdsae.model.distributions import Gaussian, GaussianHead
 from rtdsae.model.encoders import Encoder, first_line, lagged, push
-from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, StaticInference, stack
+from rtdsae.model.family import Dims, Family, FamilyConfig, Inferred, Latents, Size, stack
 from rtdsae.model.generators import Generator, StaticUse
 from rtdsae.model.priors import AR1, AR1Prior, DynamicPriorConfig, Normal, StaticPriorConfig
 from rtdsae.model.scans import Control, at_once, control_loop
+from rtdsae.model.static_inference import StaticInference
 
 __all__ = ["LFADS", "LFADSConfig"]
 
