@@ -319,9 +319,9 @@ class Family(nn.Module, ABC):
 
     # parts that several families share --------------------------------------------------------------------------------
 
-    def infer_f(self, encoder: nn.Module, inputs: Tensor, sample: bool) -> tuple[Gaussian, Tensor]:
+    def infer_f(self, encoder: Callable[[Tensor], Gaussian], inputs: Tensor, sample: bool) -> tuple[Gaussian, Tensor]:
         """q(f) of a window, from what the static encoder may see of it, and a sample or the mean: (B, f_dim) each."""
-        q: Gaussian = encoder(inputs[:, : self.start] if self.causal else inputs)
+        q = encoder(inputs[:, : self.start] if self.causal else inputs)
         return q, q.draw(sample)
 
     def next_z(
