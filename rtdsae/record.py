@@ -184,7 +184,8 @@ class _File:
         except FileExistsError:
             raise RecordingError(f"{path}: is there already: name another file") from None
         except OSError as error:
-            raise RecordingError(f"{path}: cannot be made: {one_line(error)}") from None
+            why = os.strerror(error.errno) if error.errno else one_line(error)
+            raise RecordingError(f"{path}: cannot be made: {why}") from None
         self._file.attrs["endpoint"] = endpoint
         self._file.attrs["missing"] = 0
         self._file.create_dataset("status", (0,), h5py.string_dtype(), maxshape=(None,), chunks=(64,))

@@ -4,31 +4,32 @@ from pathlib import Path
 
 from rtdsae.errors import ConfigError
 
-__all__ = ["config", "config_file", "model", "models"]
+__all__ = ["config", "config_file", "folder", "model", "models"]
 
 
 def models() -> dict[str, Path]:
     """The folders of the shipped bundles, by name."""
-    return {path.parent.name: path.parent for path in sorted(_folder("models").glob("*/manifest.json"))}
+    return {path.parent.name: path.parent for path in sorted(folder("models").glob("*/manifest.json"))}
 
 
 def model(path: Path) -> Path:
-    """A bundle's folder: the path itself, or the shipped bundle of that name where there is no such folder.
+    """A bundle's folder: the path itself, or where it is not there the shipped bundle, `NAME` or `models/NAME`.
 
     Raises:
         ConfigError: it is a name, and neither a folder here nor a shipped bundle has it.
     """
+    there = models()
+    if not path.exists() and path.name in there and _may_be_shipped(path, "models"):
+        return there[path.name]
     if path.exists() or str(path) != path.name:
         return path
-    if (name := str(path)) not in (there := models()):
-        raise ConfigError(f"{name}: no such folder, and no shipped bundle of that name; there are {', '.join(there)}")
-    return there[name]
+    raise ConfigError(f"{path}: no such folder, and no shipped bundle of that name; there are {', '.join(there)}")
 
 
 def config_file(path: Path) -> Path:
-    """A configuration's file: the path itself, or the shipped one of that name where there is no such file."""
-    shipped = _folder("configs") / path
-    return shipped if str(path) == path.name and not path.exists() and shipped.is_file() else path
+    """A configuration's file: the path itself, or where it is not there the shipped one, `NAME` or `configs/NAME`."""
+    file = folder("configs") / path.name
+    return file if not path.exists() and file.is_file() and _may_be_shipped(path, "configs") else path
 
 
 def config(name: str) -> Path:
@@ -37,14 +38,20 @@ def config(name: str) -> Path:
     Raises:
         ConfigError: there is none of that name.
     """
-    path = _folder("configs") / name
+    path = folder("configs") / name
     if not path.is_file():
         there = ", ".join(sorted(other.name for other in path.parent.glob("*.*")))
         raise ConfigError(f"there is no configuration {name!r} among those that are shipped: {there or 'none at all'}")
     return path
 
 
-def _folder(name: str) -> Path:
+def folder(name: str) -> Path:
+    """Where the shipped `models` or `configs` lie."""
     package = Path(__file__).parent
     installed = package / "shipped" / name
     return installed if installed.is_dir() else package.parent / name
+
+
+def _may_be_shipped(path: Path, kind: str) -> bool:
+    """Whether it is a name, or is where a checkout has what is shipped."""
+    return path in (Path(path.name), Path(kind, path.name))

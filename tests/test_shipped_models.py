@@ -50,13 +50,15 @@ def test_serve_without_a_bundle_lists_them(capsys):
     assert main(["serve"]) == 2
     said = capsys.readouterr()
     assert all(f"  {path.name} " in said.out for path in MODELS)
+    assert f" in {shipped.folder('models')}:" in said.out
     assert said.err.startswith("rtdsae serve: which bundle?")
 
 
 def test_a_shipped_bundle_goes_by_its_name_where_no_folder_has_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["inspect", "lfads_lorenz"]) == 0
-    assert "lfads_lorenz" in capsys.readouterr().out
+    for name in ("lfads_lorenz", "models/lfads_lorenz"):
+        assert main(["inspect", name]) == 0
+        assert "lfads_lorenz" in capsys.readouterr().out
     (tmp_path / "lfads_lorenz").mkdir()
     assert main(["inspect", "lfads_lorenz"]) == 2
     assert main(["inspect", "lfads_of_mars"]) == 2
@@ -66,3 +68,13 @@ def test_configurations_come_along():
     assert shipped.config("lorenz.yaml").read_text()
     with pytest.raises(ConfigError, match=r"no configuration 'mars.yaml' .* lorenz.yaml"):
         shipped.config("mars.yaml")
+
+
+def test_a_configuration_goes_by_its_name_where_no_file_has_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    there = shipped.config("lfads.yaml")
+    assert [shipped.config_file(Path(name)) for name in ("lfads.yaml", "configs/lfads.yaml")] == [there, there]
+    for elsewhere in ("configs/mars.yaml", "other/lfads.yaml", "/lfads.yaml"):
+        assert shipped.config_file(Path(elsewhere)) == Path(elsewhere)
+    (tmp_path / "lfads.yaml").touch()
+    assert shipped.config_file(Path("lfads.yaml")) == Path("lfads.yaml")

@@ -110,6 +110,8 @@ def load(folder: str | os.PathLike[str]) -> Bundle:
         BundleError: it is not a bundle, is altered, truncated, or of a newer format.
     """
     path = Path(folder)
+    if (path / "run.json").exists() and not (path / "manifest.json").exists():
+        raise BundleError(f"{path}: is a run, and no bundle: rtdsae export {path} --out FOLDER makes one of it")
     if not path.is_dir():
         what = "is a file" if path.exists() else "no such folder"
         raise BundleError(f"{path}: {what}: a bundle is a folder, made by rtdsae export")

@@ -51,6 +51,7 @@ EXTRAS = {
     "monitor": {"starlette", "uvicorn", "websockets"},
     "io": {"pynwb", "hdmf", "pyxdf", "pymatreader", "scipy", "neo", "quantities", "pandas"},
 }
+WHOLE = {"search": "search", "demo": "train"}  # verbs that need all of an extra, whichever module is missed first
 
 
 class Verb(Protocol):
@@ -63,6 +64,7 @@ class Verb(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code: 0, 2 for bad usage or bad input, 130 for Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
+    prepare_output()
     prog = f"rtdsae {args[0]}" if args and args[0] in VERBS else "rtdsae"
     try:
         with interruptible(main):
@@ -71,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RtdsaeError as error:
         return fail(prog, str(error))
     except ModuleNotFoundError as error:
-        return fail(prog, missing_extra(error))
+        return fail(prog, missing_extra(error, args))
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         give_up_output()
         return 0
@@ -91,6 +93,9 @@ def run(args: Sequence[str]) -> None:
     Raises:
         RtdsaeError: there is no such verb, or what the verb raises.
     """
+    for arg in args:
+        if not arg.isascii() and arg != arg.encode(errors="replace").decode():
+            raise ConfigError(f"{arg} is not UTF-8, as names in runs and bundles are: give the file or folder another")
     match args:
         case [] | ["-h" | "--help", *_]:
             print(overview())
@@ -142,11 +147,22 @@ def unframed(box: str) -> str:
     return " ".join(said[: ends[0] if ends else None])
 
 
-def missing_extra(error: ModuleNotFoundError) -> str:
+def missing_extra(error: ModuleNotFoundError, args: Sequence[str]) -> str:
     """Which extra brings a module that is not installed."""
     name = (error.name or "a module").partition(".")[0]
     extra = next((extra for extra, modules in EXTRAS.items() if name in modules), "train")
-    return f"this verb needs {name}, of rtdsae's extra [{extra}]: in the checkout, pip install '.[{extra}]'"
+    extra = extra if extra == "io" else WHOLE.get(args[0], extra)
+    return f"this verb needs {name}, of rtdsae's extra [{extra}]: pip install 'rtdsae[{extra}]'"
+
+
+def prepare_output() -> None:
+    """Makes sure that what is said can be written: where there is no stdout or stderr, or one of few characters."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by who started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def give_up_output() -> None:

@@ -8,7 +8,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -19,11 +18,14 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+import rtdsae
+from rtdsae import shipped
+from rtdsae.cli.lsl import settings_file
 from rtdsae.defaults import CONTROL, ENDPOINT
-from rtdsae.errors import one_line
+from rtdsae.errors import ConfigError, one_line
 from rtdsae.serve import realtime
 
-__all__ = ["CHECKS", "LOOPBACK", "Check"]
+__all__ = ["CHECKS", "Check"]
 
 T = TypeVar("T")
 Mark = Literal["ok", "warn", "FAIL"]
@@ -36,21 +38,8 @@ PORTS = {"latents": ENDPOINT, "control": CONTROL}
 PRIORITY = 50
 LATE_S = 2e-3  # a sleep that ends so much too late, one time in a hundred, is a machine that does something else
 COARSE_CLOCKS = ("jiffies", "acpi_pm", "hpet", "pit", "refined-jiffies")
-EXTRA = "install rtdsae with its extra [serve]: in the checkout, pip install '.[serve]'"
-LOOPBACK = """[multicast]
-ResolveScope = machine
-AddressesOverride = {239.255.172.215}
-Interfaces = {127.0.0.1}
-[ports]
-IPv6 = disable
-[tuning]
-MulticastMinRTT = 0.05
-UnicastMinRTT = 0.05
-MulticastMaxRTT = 0.5
-UnicastMaxRTT = 0.5
-[log]
-level = -3
-"""  # what of configs/lsl_loopback.cfg matters for the search
+EXTRA = "install rtdsae's extra [serve]: pip install 'rtdsae[serve]'"
+LOOPBACK = "lsl_loopback.cfg"
 DOUBLE = "CAg6NQoOCgF4CgF4EgF5IgNBZGQSAWdaDwoBeBIKCggIARIECgIIAWIPCgF5EgoKCAgBEgQKAggBQgQKABAR"  # y = x + x, in ONNX
 
 OUTLET = """
@@ -83,6 +72,11 @@ class Check:
         return f"{self.mark:4}  {self.what:19}  {self.said}{f'  - {self.mend}' if self.mend else ''}"
 
 
+def package() -> Iterator[Check]:
+    """Which version this is, and where what comes along with it lies: the systemd unit, say, to be copied."""
+    yield Check("ok", "rtdsae", f"{rtdsae.__version__}, {shipped.folder('models')}, {shipped.folder('configs')}")
+
+
 def lsl() -> Iterator[Check]:
     """The library, and whether a stream of another process is found and can be opened."""
     try:
@@ -93,23 +87,12 @@ def lsl() -> Iterator[Check]:
         yield Check("FAIL", "liblsl", one_line(error), f"{EXTRA}; PYLSL_LIB=/path/of/liblsl where it has no wheel")
         return
     yield Check("ok", "liblsl", f"{version // 100}.{version % 100}, pylsl {importlib.metadata.version('pylsl')}")
-    own = discover()
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "loopback.cfg"
-        config.write_text(LOOPBACK)
-        alone = discover(config)
-    yield _discovery(own, alone, lsl_config())
-
-
-def lsl_config() -> str:
-    """Where LSL's settings come from, for people."""
-    places = (
-        os.environ.get("LSLAPICFG"),
-        "lsl_api.cfg",
-        os.path.expanduser("~/lsl_api/lsl_api.cfg"),
-        "/etc/lsl_api/lsl_api.cfg",
-    )
-    return next((place for place in places if place and os.path.exists(place)), "LSL's own settings")
+    try:
+        settings = settings_file() or "LSL's own settings"
+    except ConfigError as error:
+        yield Check("FAIL", "LSL settings", str(error))
+        return
+    yield _discovery(discover(), discover(shipped.config(LOOPBACK)), settings)
 
 
 def discover(config: Path | None = None, wait_s: float = FIND_S) -> float | None:
@@ -137,14 +120,14 @@ def discover(config: Path | None = None, wait_s: float = FIND_S) -> float | None
 
 
 def _discovery(own: float | None, alone: float | None, config: str) -> Check:
-    what, loopback = "LSL discovery", "configs/lsl_loopback.cfg"
-    other = f"with {loopback} {'not at all' if alone is None else f'in {1e3 * alone:.0f} ms'}"
+    what, loopback = "LSL discovery", f"LSLAPICFG={shipped.config(LOOPBACK)}"
+    other = f"with {LOOPBACK} {'not at all' if alone is None else f'in {1e3 * alone:.0f} ms'}"
     if own is None:
         said = f"another process's stream was not found in {FIND_S:g} s with {config}; {other}"
         mend = (
             "let UDP multicast and ports 16571 to 16604 through the firewall"
             if alone is None
-            else f"export LSLAPICFG={loopback} for sources on this computer; for others allow UDP multicast"
+            else f"export {loopback} for sources on this computer; for others allow UDP multicast"
         )
         return Check("FAIL", what, said, mend)
     said = f"another process's stream found in {1e3 * own:.0f} ms with {config}; {other}"
@@ -337,7 +320,15 @@ def _sleeps(what: str, late: dict[float, tuple[float, float]]) -> Check:
     return Check("ok", what, said)
 
 
-CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (lsl, multicast, onnx_runtime, zeromq, real_time, clock)
+CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
+    package,
+    lsl,
+    multicast,
+    onnx_runtime,
+    zeromq,
+    real_time,
+    clock,
+)
 
 
 def _in_thread(function: Callable[[], T]) -> T:

@@ -13,7 +13,9 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """Print a script that lets a shell complete verbs and flags.
 
     bash: rtdsae completion bash > ~/.local/share/bash-completion/completions/rtdsae
+
     zsh:  rtdsae completion zsh > DIR/_rtdsae, where DIR is in $fpath
+
     fish: rtdsae completion fish > ~/.config/fish/completions/rtdsae.fish
     """
 

@@ -16,8 +16,6 @@ from rtdsae.errors import ConfigError
 
 __all__ = ["Convert"]
 
-WRITTEN = (".h5", ".hdf5", ".npz")
-
 
 class Convert(msgspec.Struct, frozen=True, kw_only=True):
     """A recording of another format as rtdsae's own, with a summary, and warnings before you train on it.
@@ -48,15 +46,17 @@ class Convert(msgspec.Struct, frozen=True, kw_only=True):
         """Reads, writes, and says what there is.
 
         Raises:
-            ConfigError: OUT is there already, or its name is that of another format.
-            RecordingError: the file cannot be read as it is asked for, or OUT not be written.
+            ConfigError: OUT is there already.
+            RecordingError: the file cannot be read as it is asked for, or OUT not be written, or not by its name.
         """
-        if self.out is not None and self.out.suffix.lower() not in WRITTEN:
-            raise ConfigError(f"{self.out}: only HDF5 and npz are written: name it {', '.join(WRITTEN)}")
-        if self.out is not None and self.out.exists() and not self.overwrite:
-            raise ConfigError(f"{self.out} is there already: name another file, or say --overwrite")
         from rtdsae.recordings import load, save
+        from rtdsae.recordings.files import check_name
         from rtdsae.recordings.survey import survey
+
+        if self.out is not None:
+            check_name(self.out)
+            if self.out.exists() and not self.overwrite:
+                raise ConfigError(f"{self.out} is there already: name another file, or say --overwrite")
 
         with _said() as notes:
             recording = load(

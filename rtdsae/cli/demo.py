@@ -59,11 +59,14 @@ class Demo(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"--epochs {self.epochs}: at least 1")
         os.environ.setdefault("LSLAPICFG", str(shipped.config("lsl_loopback.cfg")))  # before anything imports pylsl
         load_lsl()
+        from rtdsae.train.config import load_config
+
+        config = self.config or shipped.config("lfads.yaml" if self.data else "lorenz.yaml")
+        needed = load_config(config, data=(str(self.data or "generated"),)).window.anchor_bins
         self.out.mkdir(parents=True, exist_ok=True)
         recording, live = recordings(self)
         run, bundle = self.out / "run", self.out / "bundle"
-        config = self.config or shipped.config("lfads.yaml" if self.data else "lorenz.yaml")
-        check_long_enough(live, config, recording)
+        check_long_enough(live, needed)
         step(2, f"train {config} on {recording} (the progress bar tells how long; Ctrl-C keeps what was reached)")
         epochs = ["--set", f"fit.epochs={self.epochs}"] if self.epochs is not None else []
         rtdsae("train", config, "--data", recording, "--out", fresh(run), *epochs)
@@ -117,15 +120,12 @@ def kept_back(whole: "Recording", seconds: float) -> "Recording":
     return Recording(test.counts[:bins], test.bin_width_s, behaviour_labels=test.behaviour_labels, **parts)
 
 
-def check_long_enough(live: dict[str, Any], config: Path, recording: Path) -> None:
-    """Refuse to stream less than the model needs to begin.
+def check_long_enough(live: dict[str, Any], needed: int) -> None:
+    """Refuse to stream no more bins than the model needs to begin.
 
     Raises:
         ConfigError: with how much that is.
     """
-    from rtdsae.train.config import load_config
-
-    needed = load_config(shipped.config_file(config), (), (str(recording),)).window.anchor_bins
     if live["bins"] <= needed:
         width = live["recording"].bin_width_s
         raise ConfigError(

@@ -85,7 +85,7 @@ class Serve(msgspec.Struct, frozen=True, kw_only=True):
         flags["keys"] = self.keys and str(self.keys)
         flags["publish"] = None if self.publish is None else _listed(self.publish)
         flags["cpus"] = None if cpu is None else _listed(cpu)
-        settings = load_settings(config and shipped.config_file(config), overrides, {**flags, "timeout_s": timeout})
+        settings = load_settings(config, overrides, {**flags, "timeout_s": timeout})
         settings = msgspec.structs.replace(settings, bundle=shipped.model(settings.bundle))
         with set_up(json=settings.log_json, tty=sys.stdout.isatty()) as console:
             daemon = Daemon(settings)
@@ -97,13 +97,13 @@ def _shipped_models() -> str:
     """A line for each bundle that comes with the package."""
     from rtdsae import bundle as bundles
 
-    lines = []
+    lines = [f"bundles that come with rtdsae, each with a MODEL_CARD.md, in {shipped.folder('models')}:"]
     for name, path in shipped.models().items():
         manifest = bundles.load(path).manifest
         bins = f"{len(manifest.channels)} channels, bins of {1e3 * manifest.bin_width_s:g} ms"
         score = f"bps {manifest.scores['bps']:.3f}" if "bps" in manifest.scores else ""
         lines.append(f"  {name:25} {bins:31} {score}  {', '.join(manifest.behaviour_labels)}".rstrip())
-    return "\n".join(["bundles that come with rtdsae (each has a MODEL_CARD.md in its folder):", *lines])
+    return "\n".join(lines)
 
 
 def _listed(text: str) -> list[str]:

@@ -82,7 +82,7 @@ class Train(msgspec.Struct, frozen=True, kw_only=True):
 
         wide = {"anchor_bins": 1000, "horizon_bins": 1000}  # before it is chosen, no setting is too long for it
         least = {"model": {"family": "lfads", "readin_dim": 1}, "window": wide}  # to read the recordings by
-        config = load_config(shipped.config_file(self.config), self.set, self.data) if self.config else None
+        config = load_config(self.config, self.set, self.data) if self.config else None
         config = config or make_config(least, "--set", self.set, self.data)
         if not config.data.paths:
             raise ConfigError(f"{self.config or 'the command'} names no recording: give --data PATH, or set data.path")

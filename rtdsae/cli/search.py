@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Self
 import msgspec
 from tyro.conf import Positional
 
-from rtdsae import shipped
 from rtdsae.cli.arguments import unset
 from rtdsae.errors import ConfigError, ExportError
 
@@ -43,7 +42,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
         from rtdsae.train.search import search
         from rtdsae.train.space import load_search
 
-        wanted = load_search(shipped.config_file(self.config), self.data)
+        wanted = load_search(self.config, self.data)
         data = wanted.base.data
         if not data.paths:
             raise ConfigError(f"{self.config} names no recording: give --data PATH, or set data.path in its base")

@@ -115,7 +115,7 @@ def said(value: Any, reason: str | None) -> str:
     return f"{value:.4f}"
 
 
-def evaluate(run: Run, data: Path | None = None, session: str | None = None) -> list[Scored]:
+def evaluate(run: Run, data: str | Path | None = None, session: str | None = None) -> list[Scored]:
     """Score a run's best model, and keep the scores in run.json.
 
     Args:
@@ -134,6 +134,7 @@ def evaluate(run: Run, data: Path | None = None, session: str | None = None) -> 
     """
     chosen = range(len(run.info["sessions"])) if session is None else [run.session_index(session)]
     if data is not None:
+        data = Path(data)
         recording = load(data, run.config.data.bin_width_s)
         chosen = [matching(run, recording, data, chosen)]
     family = run.model()

@@ -13,7 +13,10 @@ from rtdsae.recordings.rebin import rebin
 from rtdsae.recordings.recording import Recording
 from rtdsae.recordings.segments import checked_width
 
-__all__ = ["load", "load_original", "save"]
+__all__ = ["check_name", "load", "load_original", "save"]
+
+
+WRITTEN = (".h5", ".hdf5", ".npz")
 
 
 class _Format(NamedTuple):
@@ -98,12 +101,13 @@ def save(recording: Recording, path: str | Path) -> None:
     """Write a recording in rtdsae's own HDF5 form, or as npz where the path ends so; whole or not at all.
 
     Raises:
-        RecordingError: when the file cannot be written.
+        RecordingError: when the file cannot be written, or its name is that of another format.
     """
     path = Path(path)
+    check_name(path)
     if not path.parent.is_dir():
         raise RecordingError(f"{path}: cannot be written: there is no folder {path.parent}")
-    write = npz.write if path.suffix == ".npz" else hdf5.write
+    write = npz.write if path.suffix.lower() == ".npz" else hdf5.write
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(recording, beside)
@@ -112,6 +116,16 @@ def save(recording: Recording, path: str | Path) -> None:
         raise RecordingError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
         beside.unlink(missing_ok=True)
+
+
+def check_name(path: Path) -> None:
+    """Refuse to write a file under the name of another format.
+
+    Raises:
+        RecordingError: its name ends so.
+    """
+    if path.suffix.lower() not in WRITTEN:
+        raise RecordingError(f"{path}: only HDF5 and npz are written: name it {', '.join(WRITTEN)}")
 
 
 def _read(path: Path, bin_width_s: float | None, choices: dict[str, str | None]) -> Recording:

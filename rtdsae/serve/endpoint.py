@@ -68,7 +68,8 @@ class Endpoints:
             bound.bind(endpoint)
         except zmq.ZMQError as error:
             bound.close()
-            raise EndpointError(f"cannot {what} on {endpoint}: {zmq.strerror(error.errno or 0)}") from error
+            cure = "; end what listens there, or choose another" if error.errno == zmq.EADDRINUSE else ""
+            raise EndpointError(f"cannot {what} on {endpoint}: {zmq.strerror(error.errno or 0)}{cure}") from error
         return bound
 
     def close(self) -> None:

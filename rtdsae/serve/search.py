@@ -55,7 +55,7 @@ def predicate(query: str) -> str:
     if re.fullmatch(r"[\w.-]+", query.strip()):  # XPath that nothing matches
         raise StreamError(f"the stream query {query!r} names no property: say source_id={query} or name={query}")
     pairs = [part.strip().partition("=") for part in query.split(",")]
-    plain = all(re.fullmatch(r"\w+", key) and re.fullmatch(r"[\w.-]+", value) for key, _, value in pairs)
+    plain = all(re.fullmatch(r"[\w-]+", key) and re.fullmatch(r"[\w.-]+", value) for key, _, value in pairs)
     if plain and (unknown := [key for key, _, _ in pairs if key not in PROPERTIES]):
         raise StreamError(f"the stream query {query!r}: {unknown[0]} is none of {', '.join(PROPERTIES)}")
     if not all(key in PROPERTIES and value and value[0] not in "'\"" for key, _, value in pairs):

@@ -8,6 +8,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
+from rtdsae import shipped
 from rtdsae.bins import Kind
 from rtdsae.defaults import ENDPOINT
 from rtdsae.errors import ConfigError, did_you_mean, one_line
@@ -84,10 +85,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def load_settings(file: Path | None, overrides: Sequence[str], flags: Mapping[str, Any]) -> Settings:
     """Settings from a YAML file, over it `key=value` or `model.key=value`, over that the flags that were given.
 
+    The file is one of yours or the name of a shipped one.
+
     Raises:
         ConfigError: the file cannot be read, or a key or a value does not fit; the message names it.
     """
-    tree = _read(file) if file else {}
+    tree = _read(shipped.config_file(file)) if file else {}
     for override in overrides:
         _put(tree, override)
     given = {name: value for name, value in flags.items() if value is not None}
@@ -116,6 +119,10 @@ def _suggestion(message: str) -> str:
 def _read(file: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(file.read_text())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no settings at {file}: give the path of a YAML file, or the name of a shipped one, such as daemon.yaml"
+        ) from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {file} as YAML: {one_line(error)}") from None
     if not isinstance(tree, dict) or not isinstance(tree.get("model", {}), dict):

@@ -9,6 +9,7 @@ import msgspec
 import yaml
 from msgspec import Meta, Struct
 
+from rtdsae import shipped
 from rtdsae.errors import ConfigError, did_you_mean, one_line
 from rtdsae.model.families import ModelConfig
 from rtdsae.model.priors import DynamicPriorConfig, Sequence, StaticPriorConfig
@@ -219,17 +220,18 @@ class TrainConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     fit: Fit = Fit()
 
 
-def load_config(path: Path, overrides: tuple[str, ...] = (), data: tuple[str, ...] = ()) -> TrainConfig:
+def load_config(path: str | Path, overrides: tuple[str, ...] = (), data: tuple[str, ...] = ()) -> TrainConfig:
     """Read a YAML config and apply overrides.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of a shipped one.
         overrides: `section.key=value`, the value in YAML.
         data: recordings that replace `data.path`.
 
     Raises:
         ConfigError: the file is missing or not YAML, or a key or value does not fit; the message names the key.
     """
+    path = shipped.config_file(Path(path))
     try:
         tree = yaml.safe_load(path.read_text())
     except FileNotFoundError:
@@ -240,7 +242,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = (), data: tuple[str, ..
         raise ConfigError(f"cannot read {path} as YAML: {one_line(error)}; a recording goes with --data") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds no config: expected the sections {', '.join(TrainConfig.__struct_fields__)}")
-    return make_config(tree, str(path), overrides, data)
+    return make_config(tree, f"{path} and --set" if overrides else str(path), overrides, data)
 
 
 def make_config(tree: dict[str, Any], source: str, overrides: tuple[str, ...], data: tuple[str, ...]) -> TrainConfig:

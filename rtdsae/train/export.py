@@ -64,7 +64,7 @@ class StepGraph(nn.Module):
         return (state, *(value for value in out if value is not None))
 
 
-def export(run: Run, out: Path, lanes: int | None = None, overwrite: bool = False) -> bundle.Bundle:
+def export(run: Run, out: str | Path, lanes: int | None = None, overwrite: bool = False) -> bundle.Bundle:
     """Write a run's best model as a bundle.
 
     Args:
@@ -78,6 +78,7 @@ def export(run: Run, out: Path, lanes: int | None = None, overwrite: bool = Fals
         BundleError: something else stands at `out`.
         TrainingError: the run has no trained model.
     """
+    out = Path(out)
     check_exportable(run.config, str(run.path), out)
     if out.exists() and not overwrite:
         raise ExportError(f"{out} exists: choose another --out, or replace it with --overwrite")

@@ -93,10 +93,10 @@ class Training:
 
 
 def train(
-    path: Path,
+    path: str | Path,
     config: TrainConfig,
     recordings: Sequence[Recording],
-    report: Callable[[Progress], None],
+    report: Callable[[Progress], None] = lambda progress: None,
     *,
     command: str = "",
     resume: bool = False,
@@ -121,7 +121,7 @@ def train(
     """
     keep_memory()
     with contextlib.ExitStack() as held:
-        run, training = set_up(path, config, recordings, command, resume, held)
+        run, training = set_up(Path(path), config, recordings, command, resume, held)
         standing = restore(run, training) if resume else Standing()
         run.info["epochs_done"] = standing.epoch + 1
         epochs = run_epochs(training, standing)

@@ -104,13 +104,14 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: Path) -> "Run":
+    def open(cls, path: str | Path) -> "Run":
         """Read a run directory.
 
         Raises:
             ConfigError: its configuration is none of this version's.
             TrainingError: it is not one, or a file of it is damaged.
         """
+        path = Path(path)
         saved = Saved.open(path)
         try:
             return cls(path, convert(saved.config, str(path / "config.yaml")), saved.info)
@@ -203,7 +204,8 @@ class Run:
         best = self.load_checkpoint("best.pt")
         if not best["finished"]:
             raise TrainingError(
-                f"{self.path} was cut off before its read-out was fitted: finish it with rtdsae train ... --resume"
+                f"{self.path} is being trained, or was cut off before its end: wait for it, or finish it with "
+                "rtdsae train ... --resume"
             )
         return self.restore(best["model"])
 
@@ -363,4 +365,4 @@ def write(path: Path, content: bytes) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         said = f"{path}: cannot be written: {error.strerror or error}"
-        raise TrainingError(f"{said}; when it can be, go on with --resume") from None
+        raise TrainingError(f"{said}; when it can be, ask again; a training goes on with --resume") from None

@@ -165,12 +165,13 @@ def load_search(path: Path, data: tuple[str, ...] = ()) -> Search:
     """Read a search's YAML file and its base.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the name of a shipped one.
         data: recordings that replace the base's `data.path`.
 
     Raises:
         ConfigError: a file is missing or not YAML, or a key or value does not fit; the message names the key.
     """
+    path = shipped.config_file(path)
     try:
         tree = yaml.safe_load(path.read_text())
     except FileNotFoundError:

@@ -61,7 +61,7 @@ def test_control_prints_the_reply_as_json(station, capsys, tmp_path):
         (("record",), "PATH"),
         (("record", "out.h5", "--endpoint", "5556"), "cannot connect to 5556"),
         (("record", "out.h5", "--endpoint", "ipc://nobody", "--timeout", "0.3"), "no bin from ipc://nobody for 0.3 s"),
-        (("record", "nowhere/out.h5"), "nowhere/out.h5: cannot be made"),
+        (("record", "nowhere/out.h5"), "nowhere/out.h5: cannot be made: No such file or directory\n"),
         (("record", "there.h5"), "there.h5: is there already"),
         (("record", "out.h5", "--count", "0"), "--count 0: it must be above 0"),
         (("record", "out.h5", "--seconds", "nan"), "--seconds nan: it must be above 0"),

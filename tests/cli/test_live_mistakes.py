@@ -1,6 +1,7 @@
 """What a new user gets wrong first with the live verbs: one line on stderr, exit code 2, nothing half-written."""
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from toy_bundle import Toy
 
 from rtdsae import recordings
 from rtdsae.cli import main
+from rtdsae.cli.lsl import settings_file
 from rtdsae.recordings import Recording
 
 COUNTS = np.ones((4, 6), np.float32)
@@ -61,6 +63,14 @@ ALONE = ("--stream", "source_id=nobody-has-this", "--timeout", "0.2", "--pub", "
         (None, ("bundle", *ALONE), "no LSL stream matches source_id=nobody-has-this"),
         (None, ("bundle", *ALONE, "--stream", ""), "the stream query is empty"),
         (None, ("bundle", *ALONE, "--stream", "((("), "neither key=value"),
+        (None, ("bundle", *ALONE, "--stream", "source-id=rig1"), "source-id is none of name, type, source_id"),
+        (None, ("bundle", *ALONE, "--config", "lab.yaml"), "no settings at lab.yaml: give the path of a YAML file"),
+        (None, ("bundle", *ALONE, "--config", "configs/daemon.yaml"), "no LSL stream matches"),  # a shipped one
+        (
+            lambda: Path("bundle/manifest.json").rename("bundle/run.json"),
+            ("bundle", *ALONE),
+            "bundle: is a run",
+        ),
         (None, ("bundle", *ALONE, "--publish", "factors,latents"), "there is no 'latents' to publish"),
         (None, ("bundle", *ALONE, "--provider", "abacus"), "provider 'abacus' is not in this onnxruntime"),
         (None, ("bundle", *ALONE, "--pub", "tcp://0.0.0.0:5556"), "can be reached from other machines"),
@@ -92,7 +102,39 @@ def test_serve_on_a_port_in_use(here, capsys):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         endpoint = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
-        assert f"cannot publish on {endpoint}" in refused(capsys, "serve", "bundle", *ALONE[:4], "--pub", endpoint)
+        said = refused(capsys, "serve", "bundle", *ALONE[:4], "--pub", endpoint)
+    assert f"cannot publish on {endpoint}: Address already in use; end what listens there, or choose another" in said
+
+
+def test_lsl_settings_that_are_not_there(here, capsys, monkeypatch):
+    monkeypatch.setenv("LSLAPICFG", "nowhere.cfg")
+    assert "LSLAPICFG=nowhere.cfg: there is no such file" in refused(capsys, "serve", "bundle", *ALONE)
+
+
+def test_lsl_settings_where_nobody_has_a_home(here, monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("LSLAPICFG")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    assert settings_file() in (None, "/etc/lsl_api/lsl_api.cfg")
+
+
+@pytest.mark.parametrize("closed", ["<&- >&-", ">&- 2>&-", "2>&-"])
+def test_who_started_it_has_closed_its_outputs(here, closed):
+    serve = shlex.join([sys.executable, "-m", "rtdsae", "serve", "bundle", *ALONE])
+    done = subprocess.run(f"{serve} {closed}", shell=True, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") <= (0 if "2>" in closed else 1), done.stderr
+
+
+def test_a_terminal_of_few_characters_takes_what_is_said(here, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = subprocess.run([sys.executable, "-m", "rtdsae", "serve", "ü"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("rtdsae serve: ?: no such folder")
+
+
+def test_names_that_are_not_utf_8(here, capsys):
+    assert "l?n is not UTF-8" in refused(capsys, "serve", os.fsdecode(b"l\xe9n"))
 
 
 @pytest.mark.parametrize(

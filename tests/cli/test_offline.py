@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from rtdsae import recordings
-from rtdsae.cli import main
+from rtdsae.cli import main, missing_extra
 from rtdsae.cli.offline import exported
 from rtdsae.evaluate.metrics import bits_per_spike
 from rtdsae.recordings import Recording
@@ -131,7 +131,9 @@ SESSIONS = (*TRAIN, "--set", "model.readin_dim=3", "--data")
         (None, ("train", "c.yaml", "--data", "nowhere.h5"), "nowhere.h5: no such file"),
         (None, ("train", "c.yaml", "--data", "c.yaml"), "neither HDF5 nor npz"),
         (None, (*TRAIN, "--epochs", "3"), "--epochs"),
+        (None, (*TRAIN, "--set", "fit.epoch=3"), "c.yaml and --set: Object contains unknown field `epoch`"),
         (None, (*TRAIN, "--set", "fit.epoch=3"), "did you mean `epochs`?"),
+        (None, ("train", "configs/lfads.yaml", "--data", "nowhere.h5"), "nowhere.h5: no such file"),
         (None, (*TRAIN, "--set", "window.horizon_bins=500"), "no train segment holds a window of 505 bins"),
         (None, ("train", "c.yaml", "--data", "wave.h5", "--out", "run"), "run exists: choose another --out"),
         (None, (*TRAIN, "--resume"), "is not a run"),
@@ -179,7 +181,8 @@ def test_train(here, capsys, spoil, args, said):
     [
         (None, ("evaluate",), "Missing"),
         (None, ("evaluate", "nowhere"), "nowhere is not a run"),
-        (None, ("evaluate", "bundle"), "bundle is not a run"),
+        (None, ("evaluate", "bundle"), "bundle is not a run: it has no run.json"),
+        (None, ("evaluate", "wave.h5"), "wave.h5 is not a run: it is a file"),
         (None, ("evaluate", "run", "--data", "nowhere.h5"), "nowhere.h5: no such file"),
         (None, ("evaluate", "run", "--jsn"), "--jsn"),
         (lambda: Path("run/best.pt").unlink(), ("evaluate", "run"), "no best.pt"),
@@ -549,6 +552,19 @@ def test_help_fits_a_screen_and_usage_errors_are_one_line():
     wrong = subprocess.run([sys.executable, "-m", "rtdsae", "fly"], capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("rtdsae: there is no verb 'fly'; the verbs are demo, train,")
+
+
+def test_a_module_that_is_not_installed_is_told_by_the_extra_that_brings_it():
+    for verb, module, extra in (
+        ("serve", "pylsl", "serve"),
+        ("train", "torch", "train"),
+        ("convert", "pynwb.spec", "io"),
+        ("demo", "pylsl", "train"),
+        ("demo", "pynwb", "io"),
+        ("search", "onnx", "search"),
+    ):
+        said = missing_extra(ModuleNotFoundError(name=module), [verb])
+        assert said.endswith(f"of rtdsae's extra [{extra}]: pip install 'rtdsae[{extra}]'"), verb
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this computer")

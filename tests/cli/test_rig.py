@@ -1,6 +1,5 @@
 """The verbs that look at a computer, as a person runs them; and what they would say of computers unlike this one."""
 
-import configparser
 import json
 import os
 import socket
@@ -78,11 +77,10 @@ def test_a_network_where_nothing_is_found_fails_with_what_would_help(tmp_path, m
     assert checks.discover(config, 1.0) is None
     monkeypatch.setenv("LSLAPICFG", str(config))
     monkeypatch.setattr(checks, "FIND_S", 1.0)
-    assert checks.lsl_config() == str(config)
     _, discovery = checks.lsl()
     assert discovery.mark == "FAIL"
-    assert f"not found in 1 s with {config}; with configs/lsl_loopback.cfg in " in discovery.said
-    assert "export LSLAPICFG=configs/lsl_loopback.cfg" in discovery.mend
+    assert f"not found in 1 s with {config}; with lsl_loopback.cfg in " in discovery.said
+    assert f"export LSLAPICFG={ROOT}/configs/lsl_loopback.cfg" in discovery.mend
 
 
 def test_a_network_card_that_carries_no_multicast_is_named(monkeypatch):
@@ -104,11 +102,16 @@ def test_discovery_that_is_slow_or_works_nowhere():
     assert "firewall" in nowhere.mend
 
 
-def test_the_loopback_settings_are_those_of_the_file():
-    ours, file = configparser.ConfigParser(), configparser.ConfigParser()
-    ours.read_string(checks.LOOPBACK)
-    file.read(ROOT / "configs/lsl_loopback.cfg")
-    assert {name: dict(ours[name]) for name in ours} == {name: dict(file[name]) for name in file}
+def test_lsl_settings_that_are_not_there_fail(monkeypatch):
+    monkeypatch.setenv("LSLAPICFG", "nowhere.cfg")
+    _, settings = checks.lsl()
+    assert (settings.mark, settings.what) == ("FAIL", "LSL settings")
+    assert settings.said.startswith("LSLAPICFG=nowhere.cfg: there is no such file")
+
+
+def test_what_comes_along_is_said_to_be_where_it_is():
+    (found,) = checks.package()
+    assert found.said.endswith(f"{ROOT}/models, {ROOT}/configs")
 
 
 def test_two_onnxruntimes_fail(tmp_path, monkeypatch):

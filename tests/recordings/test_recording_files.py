@@ -282,6 +282,13 @@ def test_saving_into_no_folder_is_refused(tmp_path, suffix):
         save(small(), path)
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.nwb", "a"])
+def test_a_name_of_another_format_is_refused(tmp_path, name):
+    with pytest.raises(RecordingError, match=r"only HDF5 and npz are written: name it \.h5, \.hdf5, \.npz"):
+        save(small(), tmp_path / name)
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_there_is_no_room_for_is_said_and_leaves_what_was_there(tmp_path, suffix):
     path = tmp_path / f"r{suffix}"

@@ -62,7 +62,10 @@ def test_an_ipc_path_in_use_and_a_stale_one(make, tmp_path):
 def test_a_port_in_use(make):
     endpoints = make()
     first = endpoints.bind(zmq.XPUB, "tcp://127.0.0.1:*", "publish", {})
-    with pytest.raises(EndpointError, match=rf"^cannot take requests on {bound_at(first)}: Address already in use$"):
+    with pytest.raises(
+        EndpointError,
+        match=rf"^cannot take requests on {bound_at(first)}: Address already in use; end ",
+    ):
         endpoints.bind(zmq.ROUTER, bound_at(first), "take requests", {})
     first.close()
 

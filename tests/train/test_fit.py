@@ -298,7 +298,9 @@ def test_a_run_that_was_cut_off_is_refused_until_it_is_finished(tmp_path, monkey
     with monkeypatch.context() as cut:
         cut.setattr("rtdsae.train.fit.finish", lambda *args: None)
         fit(tmp_path / "run", report=interrupt_after(1))
-    with pytest.raises(TrainingError, match="cut off before its read-out was fitted: finish it with"):
+    with pytest.raises(
+        TrainingError, match="run is being trained, or was cut off before its end: wait for it, or finish"
+    ):
         Run.open(tmp_path / "run").model()
     fit(tmp_path / "run", resume=True)
     assert Run.open(tmp_path / "run").model().behaviour.weight.abs().sum() > 0
@@ -390,7 +392,7 @@ def test_a_full_disk_is_a_line_that_says_how_to_go_on(tmp_path, monkeypatch):
     def report(progress):
         monkeypatch.setattr(Path, "write_bytes", full)
 
-    with pytest.raises(TrainingError, match=r"best.pt: cannot be written: No space left .*, go on with --resume"):
+    with pytest.raises(TrainingError, match=r"best.pt: cannot be written: No space left .*; a training goes on with --resume"):
         fit(tmp_path / "run", config(epochs=3), report=report)
     monkeypatch.undo()
     assert not list((tmp_path / "run").glob("*.partial"))
