@@ -99,3 +99,16 @@ def test_a_new_cell_remembers(kind):
     state = torch.full((1, cell.state_dim), 0.5).double()
     after = cell(torch.zeros(1, 1).double(), state)[:, kept]
     torch.testing.assert_close(after, torch.full((1, 3), 0.5 * sigmoid(1.0)).double())
+
+
+def test_a_new_cells_weights_are_scaled_by_what_they_are_multiplied_with():
+    torch.manual_seed(0)
+    for kind in KINDS:
+        cell = make_cell(kind, 400, 25, clip=5.0)
+        torch.testing.assert_close(cell.weight_x.std(), torch.tensor(400**-0.5), rtol=0.1, atol=0)
+        torch.testing.assert_close(cell.weight_h.std(), torch.tensor(25**-0.5), rtol=0.1, atol=0)
+
+
+def test_a_new_clipped_gru_lets_its_past_through():
+    """Its reset gate begins with a bias of 1 too, as in LFADS."""
+    assert make_cell("clipped_gru", 2, 2, clip=5.0).bias.tolist() == [1, 1, 1, 1, 0, 0]

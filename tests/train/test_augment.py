@@ -53,6 +53,15 @@ def test_jitter_is_even_over_its_bins():
     torch.testing.assert_close(share, torch.tensor([0, 0, 0.4, 0.4, 0.4, 0.4, 0.4, 0, 0]), atol=0.04, rtol=0)
 
 
+@pytest.mark.parametrize("end", [0, 8])
+def test_jitter_is_reflected_at_a_windows_ends(end):
+    counts = torch.zeros(4000, 9, 1)
+    counts[:, end] = 1
+    share = jitter_spikes(counts, 2).mean(0)[:, 0]
+    expected = torch.tensor([0.2, 0.4, 0.4, 0, 0, 0, 0, 0, 0])
+    torch.testing.assert_close(share, expected.flip(0) if end else expected, atol=0.04, rtol=0)
+
+
 @given(shape=shapes, seed=st.integers(0, 99), most=st.integers(0, 8))
 def test_a_shift_moves_a_neuron_as_a_whole(shape, seed, most):
     counts = counts_of(shape, seed)

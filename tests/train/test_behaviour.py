@@ -91,6 +91,11 @@ def test_hours_in_pieces_are_fitted_as_if_they_were_one(monkeypatch, noise):
     np.testing.assert_allclose(family.behaviour.bias.detach(), best.intercept_ - weight @ mean, rtol=1e-7, atol=1e-9)
 
 
+def test_a_segment_that_holds_one_window_is_fitted_to():
+    r = Recording(np.ones((120, 1), int), 0.02, segments=[[0, 39], [39, 79], [79, 120]])
+    assert behaviour.split_segments(r, "train", 40).tolist() == [[39, 79], [79, 120]]
+
+
 def test_hours_need_little_memory_beside_the_factors(monkeypatch):
     rng = np.random.default_rng(0)
     factors = rng.normal(size=(50_000, 64)).astype(np.float32)

@@ -191,6 +191,14 @@ def test_patience_stops_early(tmp_path):
     assert info["epochs_done"] - 1 - max(info["best_epoch"], 2) == 3
 
 
+def test_patience_begins_after_the_warm_up_and_the_first_of_equal_scores_is_the_best(tmp_path, monkeypatch):
+    monkeypatch.setattr("rtdsae.train.fit.valid_scores", lambda *_: {"nll": 1.0, "nll_masked": 1.0})
+    c = config(objective=Objective(ramp_epochs=4), epochs=50, patience=2)
+    info = fit(tmp_path / "run", c).info
+    assert (info["best_epoch"], info["epochs_done"]) == (0, c.objective.warm_up + 2 + 1)
+    assert c.objective.warm_up == 4
+
+
 def test_a_loss_that_is_not_finite_stops_with_what_to_lower(tmp_path):
     c = config(learning_rate=1e30, clip_norm=1e30, heldout_every=4)
     with pytest.raises(TrainingError, match=r"in epoch \d+: lower fit.learning_rate .*, and begin anew; the batch"):

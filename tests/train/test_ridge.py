@@ -25,6 +25,14 @@ def test_what_is_chosen_on_says_how_good_it_is():
     np.testing.assert_allclose(found.score, r2(y[200:], found.predict(x[200:])).mean(), rtol=1e-9)
 
 
+def test_all_parts_choose_together():
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(300, 4)), rng.normal(size=(300, 2))
+    fit, parts = [(x[:100], y[:100])], [(x[a:b], y[a:b]) for a, b in ((100, 130), (130, 300))]
+    apart, together = ridge(fit, parts), ridge(fit, [(x[100:], y[100:])])
+    assert (apart.alpha, apart.score) == (together.alpha, together.score)
+
+
 def test_what_never_varies_has_no_score():
     actual = np.full((10, 2), 0.1)
     assert mean_r2(actual, actual + 1) == 0.0

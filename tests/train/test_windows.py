@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rtdsae.errors import TrainingError
 from rtdsae.recordings import Recording
 from rtdsae.train.config import Fit
-from rtdsae.train.windows import SessionWindows, Tensors, Windows, by_session, draw_batches, entries_apart
+from rtdsae.train.windows import SessionWindows, Tensors, Windows, by_session, draw_batches, entries_apart, epoch_seed
 
 CPU = torch.device("cpu")
 
@@ -124,6 +124,17 @@ def test_training_bins_are_the_training_segments_that_hold_a_window():
     assert a.training_bins()[:, 0].tolist() == [*range(40), *range(65, 105)]
 
 
+def test_of_a_long_recording_evenly_spaced_bins_stand_for_all(monkeypatch):
+    a, _ = two_sessions()
+    monkeypatch.setattr("rtdsae.train.windows.MOST_VALUES", 3 * 80 // 2)  # of 80 bins of three neurons
+    assert a.training_bins()[:, 0].tolist() == [*range(0, 40, 2), *range(65, 105, 2)]
+
+
+def test_no_two_runs_share_an_epochs_draws():
+    seeds = {epoch_seed(Fit(seed=seed), epoch) for seed in range(5) for epoch in range(1000)}
+    assert len(seeds) == 5000
+
+
 @given(st.integers(1, 9), st.integers(0, 5))
 def test_an_epoch_has_every_window_of_every_session_once(batch_size, epoch):
     sessions = two_sessions()
@@ -183,7 +194,7 @@ def test_windows_carry_which_of_their_entries_are_apart_always_the_same():
     assert Tensors(Recording(np.zeros((60, 3)), 0.02)).windows_at(torch.tensor([0]), 10).apart is None
 
 
-@pytest.mark.parametrize(("most", "kind"), [(300, torch.int16), (40_000, torch.float32)])
+@pytest.mark.parametrize(("most", "kind"), [(300, torch.int16), ((1 << 15) - 1, torch.int16), (1 << 15, torch.float32), (40_000, torch.float32)])
 def test_counts_of_two_bytes_stay_where_they_are_if_pytorch_can_index_them(most, kind):
     counts = np.arange(40, dtype=np.uint16).reshape(20, 2)
     counts[3, 1] = most
@@ -212,7 +223,9 @@ def test_whole_numbers_of_a_wide_type_are_a_byte_each():
     made = Tensors(Recording(counts, 0.02)).counts
     assert made.dtype == torch.uint8
     np.testing.assert_array_equal(made.numpy(), counts)
-    for other in (counts + 0.5, counts * 1000):
+    highest = counts.copy()
+    highest[7, 2] = 256  # one more than a byte holds
+    for other in (counts + 0.5, counts * 1000, highest):
         made = Tensors(Recording(other, 0.02)).counts
         assert made.dtype == torch.float32
         np.testing.assert_array_equal(made.numpy(), other)
