@@ -3,7 +3,7 @@
 import numpy as np
 
 from rtdsae.recordings import binning
-from rtdsae.recordings.binning import bin_original
+from rtdsae.recordings.binning import bin_original, compact, count_spikes
 from rtdsae.recordings.original import Original
 
 W = 0.1
@@ -51,3 +51,27 @@ def test_spikes_out_of_order_are_not_taken_for_time_that_went_by(monkeypatch):
     stamps += np.random.default_rng(0).uniform(0, 0.1, 5000)
     bins = bin_original(Original("day", 0.0, tuple(map(str, range(50))), channels[:, None], stamps), W)
     assert len(bins.counts) in (99, 100)
+
+
+def test_bins_of_an_odd_width_begin_at_the_first_whole_nanosecond():
+    times = np.array([33_333_333, 33_333_334, 66_666_666, 66_666_667, 99_999_999]) / 1e9
+    assert count_spikes([times], 0.0, 1 / 30, 3).ravel().tolist() == [1, 2, 2]
+
+
+def test_more_spikes_than_two_bytes_count_are_the_most_that_they_count():
+    assert count_spikes([np.full(70_000, 0.05), np.full(3, 0.15)], 0.0, 0.1, 2).tolist() == [[65_535, 0], [0, 3]]
+
+
+def test_a_negative_count_does_not_become_a_large_one():
+    counts = np.array([[-1, 3]])
+    assert compact(counts) is counts
+
+
+def test_channels_that_are_left_out_take_their_flags_and_their_spikes_with_them():
+    times = [np.array([0.1, 0.4]), np.array([0.2]), np.array([0.3])]
+    spikes = Original.of_spikes("day", ("a", "b", "c"), times, np.array([False, False, True]))
+    kept = spikes.select(np.array([True, False, True]))
+    assert kept.channels == ("a", "c")
+    assert kept.heldout.tolist() == [False, True]
+    assert kept.samples.ravel().tolist() == [0, 1, 0]
+    assert kept.stamps.tolist() == [0.1, 0.3, 0.4]

@@ -69,6 +69,20 @@ def test_labels_are_true(made):
     assert at_gain_1 == pytest.approx(np.tile(at_gain_1[:288], (3, 1)), rel=1e-5)  # trials come in three blocks of gain
 
 
+def test_a_bin_has_what_is_in_its_middle(made):
+    """Of a reach of speed 1 that begins after 0.2 s and takes 0.45 s, by minimum jerk."""
+    chosen = unpushed(made) & (made.labels[:, 1] == 1)
+    speed = np.linalg.norm(by_trial(made, made.behaviour)[chosen, :, :2], axis=2)
+    phase = ((np.arange(50) + 0.5) * 0.02 - 0.2).clip(0, 0.45) / 0.45
+    np.testing.assert_allclose(speed, np.tile(8 / 0.45 * 30 * phase**2 * (1 - phase) ** 2, (len(speed), 1)), atol=1e-3)
+
+
+def test_sessions_have_gains_of_their_own():
+    gains = [np.unique(reaching(**SMALL, session=session).labels[:, 2])[1] for session in range(4)]
+    assert len(set(gains)) == 4
+    assert all(np.exp(-0.2) <= gain <= np.exp(0.2) for gain in gains)
+
+
 def test_half_of_the_trials_are_pushed_once_after_the_go_signal_to_either_side(made):
     force = by_trial(made, made.behaviour)[..., 2]
     assert (force[:, :GO] == 0).all()

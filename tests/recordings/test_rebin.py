@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rtdsae.errors import RecordingError
 from rtdsae.recordings import Recording
-from rtdsae.recordings.behaviour import Series, onto_bins
+from rtdsae.recordings.behaviour import Series, attach, onto_bins
 from rtdsae.recordings.rebin import rebin
 
 
@@ -66,8 +66,8 @@ def test_between_two_samples_there_is_a_straight_line_and_beyond_them_nothing():
     found = onto_bins(series([0.05, 0.1, 0.15]), ends, 0.02).ravel()
     known = np.isfinite(found)
     assert known.tolist() == [False, False, True, True, True, True, True, True, False, False]
-    middles = ends - 0.01
-    assert (np.abs(found[known] - middles[known]) <= 0.01 + 1e-9).all()
+    # bins with a sample have that, the others what is in their middle
+    np.testing.assert_allclose(found[known], [0.05, 0.07, 0.1, 0.11, 0.13, 0.15])
 
 
 def test_a_long_pause_is_not_bridged():
@@ -76,6 +76,29 @@ def test_a_long_pause_is_not_bridged():
     assert np.isnan(found[50:99]).all()
     assert np.isfinite(found[:49]).all()
     assert np.isfinite(found[101:]).all()
+
+
+@pytest.mark.parametrize(
+    ("period", "pause", "bridged"), [(0.01, 0.09, 1), (0.01, 0.12, 0), (0.2, 0.59, 1), (0.2, 0.7, 0)]
+)
+def test_pauses_are_bridged_up_to_a_tenth_of_a_second_or_three_periods(period, pause, bridged):
+    stamps = np.r_[np.arange(10) * period, (np.arange(10) + 9) * period + pause]
+    found = onto_bins(series(stamps), 9 * period + 0.02 * np.arange(-1, 5), 0.02).ravel()
+    assert np.isfinite(found[2:]).all() == bridged
+
+
+def test_outside_the_segments_behaviour_is_a_straight_line_between_what_is_known():
+    values = np.array([[np.nan], [1], [2], [np.nan], [np.nan], [5], [6], [np.nan]])
+    parts = {"segments": np.array([[0, 8]])}
+    attach(parts, "hand", ("x",), values)
+    assert parts["segments"].tolist() == [[1, 3], [5, 7]]
+    assert parts["behaviour"].ravel().tolist() == [1, 1, 2, 3, 4, 5, 6, 6]
+
+
+@pytest.mark.parametrize("width", [0.0095, 0.022, 0.0201])
+def test_no_whole_multiple_is_refused(width):
+    with pytest.raises(RecordingError, match="no whole multiple"):
+        rebin(recording(np.array([20])), width)
 
 
 def test_large_values_keep_their_digits():

@@ -12,6 +12,7 @@ from rtdsae.client import Control, Subscriber
 from rtdsae.errors import RecordingError
 from rtdsae.record import Recorder
 from rtdsae.recordings import load
+from rtdsae.recordings.recorded import _segments
 from rtdsae.wire import Array, Flags, Schema
 
 COUNTS = Schema("toy", "00", 0.02, (Array("factors", (3,)), Array("counts", (4,), "spikes", ("a", "b", "c", "d"))))
@@ -107,3 +108,8 @@ def test_a_damaged_file_is_read_or_refused_in_one_line(tmp_path, seed, good):
 def good(tmp_path_factory):
     path = tmp_path_factory.mktemp("record") / "day.h5"
     return recorded(path, COUNTS, lambda station: station.bins(12)).read_bytes()
+
+
+def test_another_run_of_the_daemon_begins_a_segment_even_where_its_bins_go_on():
+    bins, run = np.arange(6), np.array([1, 1, 1, 2, 2, 2])
+    assert _segments(bins, run, np.ones(6, bool)).tolist() == [[0, 3], [3, 6]]

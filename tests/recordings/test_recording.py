@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from rtdsae.errors import RecordingError
 from rtdsae.recordings import Recording
+from rtdsae.recordings.segments import scraps
 
 
 def recording(n_segments: int = 6, bins: int = 10, **parts) -> Recording:
@@ -196,6 +197,25 @@ def test_scraps_that_gaps_left_over_are_trained_on_and_count_for_nothing():
     assert np.flatnonzero(parts.splits == "test").tolist() == [8, 9]
     assert np.flatnonzero(parts.splits == "valid").tolist() == [2, 6]
     assert parts.splits[10] == "train"
+    first = np.concatenate([[[0, 2]], trials[:10] + 2])
+    parts = recording(n_segments=1, bins=302, segments=first, conditions=None).split(valid=0.25, test=0.2)
+    assert np.flatnonzero(parts.splits == "test").tolist() == [9, 10]
+    assert np.flatnonzero(parts.splits == "valid").tolist() == [3, 7]
+
+
+def test_a_scrap_is_less_than_a_tenth_of_the_mean():
+    assert scraps(np.array([19, 1])).tolist() == [False, False]
+    assert scraps(np.array([20, 1])).tolist() == [False, True]
+
+
+def test_from_five_segments_on_whole_ones_are_kept_apart():
+    five, four = (recording(n_segments=n).split(valid=0.25, test=0.2).splits.tolist() for n in (5, 4))
+    assert five == ["train", "train", "valid", "train", "test"]
+    assert four == ["train", "valid", "test"] * 4
+
+
+def test_without_splits_all_is_trained_on():
+    assert [recording().in_split(name).sum() for name in ("train", "valid", "test")] == [6, 0, 0]
 
 
 def test_its_own_splits_win():

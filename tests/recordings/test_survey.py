@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.stats import poisson
 
 from rtdsae.recordings import Recording, checks, synthetic
 from rtdsae.recordings.reaching import reaching
@@ -118,6 +119,24 @@ def test_a_fault_is_found_where_it_is_and_nothing_else(change, says):
     for line, words in zip(found, says, strict=True):
         assert words in line
         assert "\n" not in line
+
+
+@pytest.mark.parametrize("change", [silence(1000, 1010), lambda c: c[700:703].fill(3)])
+def test_a_short_silence_and_a_burst_of_several_bins_are_no_faults(change):
+    assert warned(changed(change)) == ()
+
+
+def test_the_first_and_the_last_third_of_each_conditions_trials_are_compared():
+    counts = np.repeat([0, 1, 10, 11, 2, 12, 3, 13, 4, 14, 5, 15], 2)[:, None]
+    spans = np.arange(0, 24, 2)[:, None] + [0, 2]
+    known = Recording(counts, W, segments=spans, conditions=np.where(counts[::2, 0] < 10, 0, 1))
+    early, late = checks.Look(known).early_and_late
+    assert (early.tolist(), late.tolist()) == ([np.mean([0, 1, 10, 11])], [np.mean([4, 5, 14, 15])])
+
+
+def test_the_chance_of_more_spikes_is_scipys():
+    most, mean = np.array([0, 1, 4, 12]), np.array([0.3, 1.0, 3.0, 7.5])
+    np.testing.assert_allclose(checks._poisson_beyond(most, mean), poisson.sf(most, mean), rtol=1e-9)
 
 
 def test_a_recording_on_its_side():

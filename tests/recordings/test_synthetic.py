@@ -4,6 +4,7 @@ import doctest
 
 import numpy as np
 import pytest
+from scipy.integrate import solve_ivp
 
 from rtdsae.errors import RecordingError
 from rtdsae.evaluate.metrics import bits_per_spike
@@ -26,6 +27,21 @@ def test_the_lorenz_set_has_its_published_sizes():
     assert made.counts.mean() / made.bin_width_s == pytest.approx(5.0, rel=0.02)
     # Which read-out a seed draws moves this by a tenth; the published sets have 0.51 and 0.66.
     assert 0.4 < bits_per_spike(made.true_rates * made.bin_width_s, made.counts) < 0.7
+
+
+def test_a_lorenz_bin_is_what_the_equations_give_and_has_the_mean_of_its_steps():
+    begun = synthetic.attractor(np.random.RandomState(0).randn(3, 4))
+    system = synthetic.Lorenz(np.ones((3, 1)), np.zeros(1), np.zeros(3), np.ones(3), 0.02)
+
+    def flow(_, state):
+        x, y, z = state
+        return 10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z
+
+    after, mean = system.advance(begun)
+    for i in range(4):  # ten steps of 0.006
+        found = solve_ivp(flow, (0, 0.06), begun[:, i], t_eval=0.006 * np.arange(1, 11), rtol=1e-10, atol=1e-10).y
+        np.testing.assert_allclose(after[:, i], found[:, -1], atol=1e-3)
+        np.testing.assert_allclose(mean[:, i], found.mean(1), atol=1e-3)
 
 
 def test_the_network_set_has_its_published_sizes():
