@@ -194,6 +194,13 @@ def test_milliseconds_are_not_taken_for_seconds(tmp_path, step):
     assert load(path, step / 1000).bin_width_s == step / 1000
 
 
+def test_a_width_that_is_no_whole_millisecond_is_taken_from_the_times(tmp_path):
+    thirtieth = save(tmp_path / "a.mat", {"spikes": np.ones((60, 4)), "time": np.arange(60.0) / 30}, "5")
+    assert load(thirtieth).bin_width_s == pytest.approx(1 / 30, rel=1e-9)
+    times = 0.05 * (np.arange(60.0) + 0.3 * (np.arange(60) == 30))
+    refused(save(tmp_path / "b.mat", {"spikes": np.ones((60, 4)), "time": times}, "5"), "not one step apart")
+
+
 def test_a_matrix_alone_must_be_long_to_be_told(tmp_path):
     assert load(save(tmp_path / "a.mat", {"spikes": np.ones((4, 400)), "dt": 0.02}, "5")).counts.shape == (400, 4)
     refused(save(tmp_path / "b.mat", {"spikes": np.ones((40, 60)), "dt": 0.02}, "5"), "40 x 60: which side is time")

@@ -129,7 +129,10 @@ def test_what_was_not_observed_is_cut_out_and_said(tmp_path, caplog):
     assert recording.conditions.tolist() == ["a", "b"]
     assert "50 of 275 bins lie outside obs_intervals: cut out of the segments, at 4" in caplog.text
     assert "of trials in pieces the longest is kept: 25 bins of shorter ones are left out" in caplog.text
-    observed[3] = [[0.0, 1.0]]
+    observed[2] = [[0.0, 10.0]]
+    load(write(tmp_path / "half.nwb", observed=observed), W)  # half of the units are not most
+    assert "of 500 bins lie outside obs_intervals: cut out of the segments, at 4" in caplog.text
+    observed[2:] = [recorded, [[0.0, 1.0]]]
     load(write(tmp_path / "b.nwb", observed=observed), W)
     assert "unit3: not observed in " in caplog.text
 
@@ -190,6 +193,26 @@ def test_trials_of_no_condition_and_trials_within_another_are_left_out_and_said(
     assert "1 trials lie inside another: left out" in caplog.text
     path = write(tmp_path / "b.nwb", trials=trials, columns={"cond_id": [np.nan] * 4})
     refused(path, "no trial can be used: each is of no split or condition")
+
+
+def test_a_trial_that_begins_in_a_long_one_begins_at_its_end_be_there_another_between(tmp_path):
+    path = write(tmp_path / "a.nwb", trials=[(0.0, 5.0), (1.0, 2.0), (3.0, 6.0)])
+    assert load(path, W).segments.tolist() == [[0, 250], [250, 300]]
+
+
+def test_a_trial_whose_condition_is_known_in_part_is_left_out(tmp_path):
+    trials, columns = [(0.0, 1.0), (2.0, 3.0), (4.0, 5.0)], {"a": [0.0, np.nan, 2.0], "b": [1.0, 1.0, 1.0]}
+    path = write(tmp_path / "a.nwb", trials=trials, columns=columns)
+    assert load(path, W, condition="a,b").conditions.tolist() == ["0/1", "2/1"]
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["condition", "conditions", "condition_id", "cond_id", "cond", "target_direction", "target_dir", "cond_dir"],
+)
+def test_conditions_have_names_that_say_so(tmp_path, column):
+    path = write(tmp_path / "a.nwb", trials=[(0.0, 1.0), (2.0, 3.0)], columns={column: ["a", "b"], "other": [1, 2]})
+    assert load(path, W).conditions.tolist() == ["a", "b"]
 
 
 def test_behaviour_comes_onto_the_bins(tmp_path):

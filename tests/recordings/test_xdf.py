@@ -46,6 +46,12 @@ def test_counts_come_in_as_they_are(tmp_path):
     assert load(path, 0.04).counts.tolist() == (counts[::2] + counts[1::2]).tolist()
 
 
+@pytest.mark.parametrize("labels", ["aba", ["a", "", "c"], "ab"])
+def test_labels_that_do_not_tell_channels_apart_are_not_taken(tmp_path, labels):
+    path = XdfFile().add("array", counts_of(50), regular(50), rate=50.0, labels=labels, bin_width_s=W)
+    assert load(path.write(tmp_path / "day.xdf")).channels == ("ch0", "ch1", "ch2")
+
+
 @pytest.mark.parametrize("fmt", ["int8", "int16", "int32", "int64", "float32", "double64"])
 def test_samples_of_any_format_are_added_up(tmp_path, fmt):
     samples, stamps = counts_of(200), regular(200, 0.001)
