@@ -66,6 +66,29 @@ def test_shifts_are_the_same_each_time():
     np.testing.assert_array_equal(first, again)
 
 
+def test_where_behaviour_has_its_zero_changes_nothing():
+    rng = np.random.default_rng(5)
+    x, y = slow(rng, 600, 3), slow(rng, 600, 2)
+    scores = [baselines.shifted_scores((x[:400], y[:400] + c), x[400:], y[400:] + c, shifts=10) for c in (0, 50)]
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-6)
+
+
+def test_the_weights_of_a_poisson_regression_are_the_penalised_optimum():
+    rng = np.random.default_rng(6)
+    z = rng.normal(size=(1000, 5)).astype(np.float32)
+    counts = rng.poisson(np.exp(0.15 * z @ rng.normal(size=(5, 3)))).astype(np.float32)
+    penalty = 0.01
+    w = baselines.poisson_weights(z, counts, np.ones(5), penalty)
+    off = (np.exp(z @ w[:-1] + w[-1]) - counts) / len(z)
+    assert np.abs(z.T @ off + penalty * w[:-1]).max() < 1e-4
+    assert np.abs(off.sum(0)).max() < 1e-4
+
+
+def test_a_score_that_is_no_number_is_never_the_best():
+    assert baselines.best_of([np.nan, 0.1, 0.3, -1.0]) == 2
+    assert baselines.best_of([np.nan, np.nan]) == 0
+
+
 def test_poisson_regression_finds_log_linear_rates_and_nothing_in_noise():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(4000, 6))

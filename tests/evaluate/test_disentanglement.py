@@ -321,5 +321,6 @@ def test_quantile_bins_of_a_continuous_factor():
 
 def test_integers_and_text_are_levels_however_many():
     assert not is_continuous(np.arange(100))
+    assert [is_continuous(np.arange(float(n))) for n in (20, 21)] == [False, True]
     assert not is_continuous(np.array([f"maze {i}" for i in range(100)]))
     assert level_of(np.array(["out", "back"] * 5)).tolist() == [1, 0] * 5

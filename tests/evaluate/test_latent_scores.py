@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rtdsae.evaluate.disentanglement import mig, sap
-from rtdsae.evaluate.latent_scores import latent_scores
+from rtdsae.evaluate.latent_scores import as_sources, latent_scores
 from rtdsae.evaluate.probes import label_probe
 from rtdsae.evaluate.trials import trials_of
 from rtdsae.model.families import make_family
@@ -66,6 +66,17 @@ def test_every_score_is_there_for_a_recording_that_knows_its_factors(recording):
     assert scores.values["mig"] == pytest.approx(mig(trials.f, straight))  # a direction has two codes, with no gap
     assert scores.values["sap"] == pytest.approx(sap(trials.f, straight))
     assert set(scores.values["swap"]) == {"direction", "speed", "gain", "vel_x", "vel_y", "perturbation"}
+
+
+def test_a_direction_is_two_sources():
+    cosine, sine = as_sources("direction", np.array([0.0, 90.0, 180.0]))
+    np.testing.assert_allclose([cosine, sine], [[1, 0, -1], [0, 1, 0]], atol=1e-12)
+
+
+def test_all_trials_are_as_long_as_the_shortest_of_either_part(recording):
+    test, train = parts(recording)
+    scores = latent_scores(family(), Tensors(recording), test, train - [0, 3])
+    assert scores.reasons == {}
 
 
 def test_what_cannot_be_scored_is_none_with_the_reason(recording):

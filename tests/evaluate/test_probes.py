@@ -27,6 +27,12 @@ def test_noise_is_at_chance():
     assert label_probe(NOISE[:, 1:], NOISE[:, 0]).score == pytest.approx(0, abs=0.1)
 
 
+@pytest.mark.parametrize("labels", [DIRECTION, NOISE[:, 0]])
+def test_folds_are_drawn_by_their_seed(labels):
+    scores = [label_probe(NOISE[:, 1:], labels, seed).score for seed in (0, 0, 1)]
+    assert scores[0] == scores[1] != scores[2]
+
+
 def test_chance_is_the_commonest_level():
     labels = np.repeat(["left", "right"], [N * 3 // 4, N // 4])
     assert label_probe(np.full((N, 3), 0.1), labels) == Probe("accuracy", 0.75, 0.75)

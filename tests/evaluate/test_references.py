@@ -22,6 +22,7 @@ from rtdsae.evaluate.references import (
     psth_reference,
     references,
     ridge_reference,
+    smoothed_reference,
 )
 from rtdsae.model.families import make_family
 from rtdsae.model.families.lfads import LFADSConfig
@@ -122,6 +123,28 @@ def test_ridge_sees_no_held_out_neuron():
     r, told = recording(), recording()
     told.counts[:, r.heldout] = np.round(5 + 5 * r.behaviour)  # all that is asked for
     assert ridge_reference(told, scored_parts(told), S) == ridge_reference(r, scored_parts(r), S)
+
+
+def test_smoothed_spikes_are_begun_and_scaled_by_other_bins_than_the_scored(monkeypatch):
+    r, told, taken = recording(), recording(), []
+    parts, plain = scored_parts(r), module.baselines.smoothed
+    told.true_rates[modelled_bins(parts.scored, 0)] *= 3
+    monkeypatch.setattr(module.baselines, "smoothed", lambda *args: taken.append(args[-1]) or plain(*args))
+    assert smoothed_reference(told, parts, S)[0] < smoothed_reference(r, parts, S)[0] - 0.1
+    for before in taken:
+        np.testing.assert_allclose(before, r.counts[modelled_bins(parts.fit, 0)].mean(0))
+
+
+def test_shifted_behaviour_has_the_mean_and_the_95th_percentile_of_its_shifts(monkeypatch):
+    monkeypatch.setattr(module.baselines, "shifted_scores", lambda *args, **more: np.arange(101.0))
+    shifted = found(recording())["r2_behaviour"][0]
+    assert (shifted.key, shifted.value) == ("shifted", 50.0)
+    assert "95 % below 95.000" in shifted.what
+
+
+def test_segments_that_are_fitted_on_are_evenly_spaced():
+    segments = np.arange(0, 1000, 100)[:, None] + [0, 100]
+    assert limited(segments, 300).tolist() == [[0, 100], [300, 400], [600, 700]]
 
 
 def test_hours_are_not_held_as_floats_for_the_poisson_regression():

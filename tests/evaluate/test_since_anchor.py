@@ -1,5 +1,7 @@
 """Quality against time since the anchor: who answers for which bin, and that it is what a stream of that age says."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtdsae.evaluate import since_anchor as module
-from rtdsae.evaluate.since_anchor import asked_bins, at_age, since_anchor, streams_at_age
+from rtdsae.evaluate.metrics import bits_per_spike
+from rtdsae.evaluate.since_anchor import asked_bins, at_age, measures_of, since_anchor, streams_at_age
 from rtdsae.model.families import make_family
 from rtdsae.model.families.fhvae import FHVAEConfig
 from rtdsae.model.families.lfads import LFADSConfig
@@ -101,3 +104,20 @@ def test_the_cost_is_bounded(monkeypatch):
     bins, _ = asked_bins(np.array([[0, 10_000]]), S)
     assert len(bins) == 50
     assert bins[-1] == 9_999
+
+
+def test_spikes_are_scored_of_held_out_neurons_where_there_are_any():
+    heldout = np.arange(C) % 3 == 2
+    r, bins = recording(heldout=heldout), np.arange(50, 200)
+    out = {"rates": r.true_rates[bins]}
+    for known, neurons, name in ((r, heldout, "co_bps"), (recording(), ~heldout | heldout, "bps")):
+        measures = measures_of(dataclasses.replace(known, true_rates=None), False)
+        expected = bits_per_spike(out["rates"][:, neurons] * 0.02, r.counts[bins][:, neurons])
+        assert {key: measure(bins, out) for key, measure in measures.items()} == {name: expected}
+
+
+def test_one_long_segment_does_not_make_the_others_too_short():
+    segments = np.array([[0, 104], [104, 208], [208, 2212]])
+    bins, blocks = asked_bins(segments, S)
+    assert blocks[-1] == (20, 40)
+    assert bins[:3].tolist() == [44, 45, 46]

@@ -1,10 +1,13 @@
 """Latent traversals: what moves, what stays, and how far."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from rtdsae.evaluate.traversals import f_prior_sd, traverse, z_prior
+from rtdsae.evaluate.traversals import Traversals, f_prior_sd, traverse, z_prior
+from rtdsae.model.distributions import Gaussian
 from rtdsae.model.families import make_family
 from rtdsae.model.families.dsae_full import DSAEFullConfig
 from rtdsae.model.families.fdmm import FDMMConfig
@@ -78,3 +81,21 @@ def test_the_prior_of_z_is_where_its_chains_end_up():
     for config in (DSAEFullConfig, FHVAEConfig, FDMMConfig):
         assert all(np.isfinite(part).all() for part in z_prior(family(config)))
     np.testing.assert_array_equal(z_prior(model)[1], z_prior(model)[1])
+
+
+def test_the_priors_memory_goes_on_with_its_chains():
+    class Counting:
+        def begin(self, n):
+            return torch.zeros(n, 2), torch.zeros(n, 1)
+
+        def __call__(self, z, memory):
+            return Gaussian(memory.expand(-1, 2), torch.full((len(z), 2), -60.0)), memory + 1
+
+    mean, _ = z_prior(SimpleNamespace(z_prior=Counting(), z_dim=2))
+    np.testing.assert_allclose(mean, 199, rtol=1e-4)
+
+
+def test_an_effect_is_from_end_to_end():
+    rates = np.arange(-2.0, 3.0)[None, :, None, None] * np.array([1.0, 3.0])
+    moved = Traversals(np.arange(-2.0, 3.0), rates, rates, np.ones(1))
+    np.testing.assert_allclose(moved.effect, np.sqrt((16 + 144) / 2))

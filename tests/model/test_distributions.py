@@ -111,3 +111,9 @@ def test_each_sample_under_each_gaussian_is_the_density_one_by_one(full):
     assert found.shape == (5, 4)
     for n in range(5):
         torch.testing.assert_close(found[n], q.log_prob(z[n].expand(4, 3)))
+
+
+def test_a_heads_variance_is_what_it_says_above_the_floor():
+    head = GaussianHead(4, 2, min_var=0.01)
+    says = torch.tensor([[0.5, -0.5, 0.0, -3.0]])
+    torch.testing.assert_close(head.posterior(says).variance(), says[:, 2:].exp() + 0.01)

@@ -314,3 +314,14 @@ def test_a_chain_that_hardly_forgets_has_a_finite_kl():
     q = Gaussian(torch.zeros(1, 3, 2), torch.zeros(1, 3, 2))
     p = Gaussian(torch.zeros(1, 3, 2), prior.logvar.expand(1, 3, 2))
     assert torch.isfinite(prior.kl(q, p, torch.ones(1, 3, 1))).all()
+
+
+def test_a_clipped_networks_units_are_bounded_as_the_models_are():
+    prior = dynamic_prior(RNN(cell="clipped_gru", units=3), 2, 0.25)
+    assert prior.remember(torch.full((1, 2), 1e3), torch.ones(1, 3)).abs().max() <= 0.25
+
+
+def test_ar1_begins_where_lfads_does():
+    prior = dynamic_prior(AR1(), 2, 5.0)
+    torch.testing.assert_close(prior.alpha(), torch.full((2,), math.exp(-1 / 10)))
+    torch.testing.assert_close(prior.logvar.exp(), torch.full((2,), 0.1))

@@ -154,7 +154,7 @@ def test_a_zero_inflated_gammas_start_has_how_often_neurons_are_active():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [0.0, 1.0, 1000.0])
-@pytest.mark.parametrize("value", [-15.0, 0.0, 8.0])
+@pytest.mark.parametrize("value", [-120.0, -15.0, 0.0, 8.0, 40.0])
 def test_gradients_are_finite_at_any_count(kind, count, value):
     reconstruction = make_reconstruction(kind, 3)
     values = torch.full((reconstruction.n_values, 3), value, requires_grad=True)
