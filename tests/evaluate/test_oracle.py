@@ -9,8 +9,10 @@ import pytest
 
 from rtdsae.cli import main
 from rtdsae.errors import RecordingError
+from rtdsae.evaluate.gaussian_sum import INFLATION, propagated, take_in
 from rtdsae.evaluate.metrics import bits_per_spike, r2
 from rtdsae.evaluate.oracle import oracle_rates
+from rtdsae.evaluate.particle_filter import lorenz_filter
 from rtdsae.evaluate.score import add_oracle, score
 from rtdsae.recordings import load, save, synthetic
 from rtdsae.recordings.reaching import reaching
@@ -247,3 +249,38 @@ def test_evaluate_reports_the_oracle_and_the_models_part_of_it(tmp_path, capsys)
     assert kept["fraction_of_oracle.co_bps"] == said["fraction_of_oracle"]["co_bps"]
     assert main(["evaluate", run]) == 0
     assert "fraction_of_oracle r2_true_rates" in capsys.readouterr().out
+
+
+def test_neurons_that_are_not_seen_say_nothing_by_their_silence():
+    made = synthetic.lorenz(n_conditions=3, n_trials=1, n_bins=6, n_neurons=12)
+    system, heldin = synthetic.system_of(made.generator), np.arange(0, 12, 3)
+    alone = dataclasses.replace(system, weights=system.weights[:, heldin], bias=system.bias[heldin])
+    counts = made.counts[:, heldin].reshape(3, 6, 4).astype(np.float32)
+    rates = lorenz_filter(system, counts, heldin, 400, 0)[..., heldin]
+    np.testing.assert_allclose(rates, lorenz_filter(alone, counts, np.arange(4), 400, 0), rtol=1e-3)
+
+
+def test_the_evidence_of_a_count_of_one_unit_is_its_integral():
+    mean, variance, count, highest = 0.3, 0.5, 2.0, np.float32(0.6)
+    scale = np.full((1, 1), -1.0, np.float32), np.full((1, 1), 2.0, np.float32)
+    at = mean + np.sqrt(variance) * np.linspace(-8, 8, 4001)
+    part = np.clip((np.tanh(at) + 1) / 2, 1e-3, 1)
+    weights = np.exp(-np.square(at - mean) / (2 * variance) + count * np.log(part) - highest * part)
+    prior = np.exp(-np.square(at - mean) / (2 * variance)).sum()
+    means, covariances = np.full((1, 1), mean, np.float32), np.full((1, 1, 1), variance, np.float32)
+    found = take_in(means, covariances, np.full((1, 1), count, np.float32), np.arange(1), scale, highest)
+    expected = (weights * at).sum() / weights.sum()
+    np.testing.assert_allclose(found, np.log(weights.sum() / prior), rtol=1e-3)
+    np.testing.assert_allclose(means, expected, rtol=1e-2)
+    np.testing.assert_allclose(covariances, (weights * np.square(at - expected)).sum() / weights.sum(), rtol=2e-2)
+
+
+def test_independent_units_have_the_exact_moments_of_a_bin_later():
+    rng = np.random.default_rng(0)
+    recurrent, mean = rng.normal(size=(3, 3)).astype(np.float32), np.array([[0.5, -1.0, 0.0]], np.float32)
+    leak, variance = np.float32(0.4), np.array([0.3, 0.6, 0.8], np.float32)
+    x = mean + np.sqrt(variance) * rng.normal(size=(400_000, 3))
+    later = (1 - leak) * x + np.tanh(x) @ recurrent.T
+    found_mean, found = propagated(mean, np.diag(variance)[None], recurrent, leak)
+    np.testing.assert_allclose(found_mean[0], later.mean(0), atol=0.01)
+    np.testing.assert_allclose(found[0], INFLATION * np.cov(later.T), atol=0.01)

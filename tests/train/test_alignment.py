@@ -12,7 +12,7 @@ from test_fit import FAMILIES
 from rtdsae.model.families import make_family
 from rtdsae.model.family import Dims
 from rtdsae.recordings import Recording
-from rtdsae.train.alignment import align, align_session, usual_bins
+from rtdsae.train.alignment import align, align_session, shared_conditions, usual_bins
 from rtdsae.train.sessions import neurons_of
 
 DIM, BINS, PER_CONDITION = 3, 40, 50
@@ -230,6 +230,20 @@ def test_a_trial_that_was_cut_short_does_not_shorten_the_averages():
     assert torch.equal(*weights)
     inputs = [read_in(family, i, r) for i, r in enumerate(TWO)]
     assert correlations(*inputs).min() > 0.8
+
+
+def test_a_condition_without_a_training_trial_is_not_shared():
+    splits = TWO[0].splits.copy()
+    splits[TWO[0].conditions == "up"] = "test"
+    assert shared_conditions([dataclasses.replace(TWO[0], splits=splits), TWO[1]]) == ["down", "left", "right"]
+
+
+def test_trials_are_averaged_over_the_bins_that_half_of_each_condition_reach():
+    lengths = np.array([10, 10, 4, 9, 3, 3, 8])
+    ends = np.cumsum(lengths)
+    r = Recording(np.ones((47, 1), int), 0.02, segments=np.stack([ends - lengths, ends], 1), conditions=[*"aaabbba"])
+    assert usual_bins(r, ["a"]) == 9
+    assert usual_bins(r, ["a", "b"]) == 3
 
 
 @pytest.mark.timeout(60)  # minutes where each looks through all

@@ -72,6 +72,38 @@ def test_sizes_grow_with_the_channels_and_sessions_meet():
     assert chosen(trials(), trials(neurons=20))["model.readin_dim"] > 0
 
 
+def test_sizes_change_at_the_numbers_of_channels_that_are_told():
+    found = [chosen(trials(neurons=n)) for n in (39, 40, 79, 80)]
+    assert [each["model.fac_dim"] for each in found] == [16, 40, 40, 64]
+    assert [each["model.gen_dim"] for each in found] == [100, 128, 128, 128]
+    assert [each["model.z_dim"] for each in found] == [4, 4, 4, 16]
+    assert [each["objective.coordinated_dropout"] for each in found] == [0.3, 0.3, 0.3, 0.5]
+
+
+@pytest.mark.parametrize(("bins", "lanes"), [(99, 1), (100, 2)])
+def test_two_copies_take_turns_where_a_segment_holds_two_windows(bins, lanes):
+    assert chosen(trials(bins=bins))["window.lanes"] == lanes
+
+
+def test_epochs_come_to_so_many_steps_and_to_fewer_where_trials_would_be_learnt_by_heart():
+    plain = trials(n=1000, bins=90, neurons=2)
+    often = prepare(dataclasses.replace(plain, conditions=np.arange(1000) % 4), CONFIG)
+    windows = 680 * 2  # of 680 training trials
+    for recording, taught, steps in ((prepare(plain, CONFIG), False, 3000), (often, False, 1000), (often, True, 3000)):
+        found = {choice.key: choice.value for choice in choose([recording], taught=taught)}
+        assert found["fit.epochs"] == steps * 64 // windows
+        assert found["fit.patience"] == max(20, found["fit.epochs"] // 4)
+
+
+def test_conditions_come_often_from_five_times_on_in_every_session():
+    def repeated(times):
+        splits = ["train"] * (4 * times) + ["valid"] * 4
+        return trials(n=4 * times + 4, conditions=np.arange(4 * times + 4) % 4, splits=splits)
+
+    assert [chosen(repeated(times))["model.dropout"] for times in (4, 5)] == [0.1, 0.3]
+    assert chosen(repeated(10), repeated(2))["model.dropout"] == 0.1
+
+
 @settings(max_examples=40)
 @given(
     lengths=st.lists(st.integers(2, 400), min_size=12, max_size=30),
