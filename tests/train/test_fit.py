@@ -400,7 +400,9 @@ def test_a_full_disk_is_a_line_that_says_how_to_go_on(tmp_path, monkeypatch):
     def report(progress):
         monkeypatch.setattr(Path, "write_bytes", full)
 
-    with pytest.raises(TrainingError, match=r"best.pt: cannot be written: No space left .*; a training goes on with --resume"):
+    with pytest.raises(
+        TrainingError, match=r"best.pt: cannot be written: No space left .*; a training goes on with --resume"
+    ):
         fit(tmp_path / "run", config(epochs=3), report=report)
     monkeypatch.undo()
     assert not list((tmp_path / "run").glob("*.partial"))
