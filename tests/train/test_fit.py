@@ -36,7 +36,7 @@ from rtdsae.train.config import (
 )
 from rtdsae.train.export import manifest
 from rtdsae.train.failures import memory_explained
-from rtdsae.train.fit import train
+from rtdsae.train.fit import learning_rate, train
 from rtdsae.train.latents import modelled_bins, segment_outputs
 from rtdsae.train.objective import Loss
 from rtdsae.train.run import Run
@@ -197,6 +197,34 @@ def test_patience_begins_after_the_warm_up_and_the_first_of_equal_scores_is_the_
     info = fit(tmp_path / "run", c).info
     assert (info["best_epoch"], info["epochs_done"]) == (0, c.objective.warm_up + 2 + 1)
     assert c.objective.warm_up == 4
+
+
+def test_the_average_is_what_is_validated_and_kept(tmp_path, monkeypatch):
+    seen = []
+
+    def better_and_better(model, *_):
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"nll": 1.0, "nll_masked": -len(seen)}
+
+    monkeypatch.setattr("rtdsae.train.fit.valid_scores", better_and_better)
+    run = fit(tmp_path / "run", config(epochs=3))
+    last, kept = run.load_checkpoint("last.pt"), weights(run, "best.pt")
+    learnt = [name for name in last["model"] if not name.startswith("behaviour.")]
+    for name in learnt:
+        average = last["average"][f"module.{name}"]
+        assert torch.equal(seen[-1][name], average)
+        assert torch.equal(kept[name], average)
+    assert not all(torch.equal(kept[name], last["model"][name]) for name in learnt)
+
+
+def test_the_learning_rate_falls_by_half_a_cosine_to_a_tenth(tmp_path):
+    rates = [learning_rate(Fit(epochs=11, learning_rate=2.0), epoch) for epoch in (0, 5, 10)]
+    assert rates == pytest.approx([2.0, 1.1, 0.2])
+    seen = []
+    run = fit(tmp_path / "run", config(epochs=2, weight_decay=0.07), seen.append)
+    assert [p.metrics["learning_rate"] for p in seen] == pytest.approx([1e-2, 1e-3])
+    (group,) = run.load_checkpoint("last.pt")["optimizer"]["param_groups"]
+    assert (group["lr"], group["weight_decay"]) == (pytest.approx(1e-3), 0.07)
 
 
 def test_a_loss_that_is_not_finite_stops_with_what_to_lower(tmp_path):

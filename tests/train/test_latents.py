@@ -3,9 +3,12 @@
 import msgspec
 import numpy as np
 import pytest
-from test_fit import config, fit, recording
+import torch
+from test_fit import FAMILIES, config, fit, recording
 
 from rtdsae.errors import ConfigError
+from rtdsae.model.families import make_family
+from rtdsae.model.family import Dims, Neurons
 from rtdsae.recordings import mapped
 from rtdsae.serve.decoder import Decoder
 from rtdsae.serve.engine import Engine
@@ -91,3 +94,37 @@ def test_what_hours_are_answered_is_on_disk(tmp_path, monkeypatch, lanes):
     on_disk = segment_outputs(run.model(), tensors, SEGMENTS, ["factors"])["factors"]
     assert [np.shares_memory(on_disk, array) for array in made] == [True]
     np.testing.assert_array_equal(on_disk, in_memory)
+
+
+def family(causal, n_external=0):
+    torch.manual_seed(0)
+    model = msgspec.structs.replace(FAMILIES["lfads"], causal=causal)
+    return make_family(model, Dims((Neurons("a", 8, 8),), n_external, 0, 0, 0, 0.02, 5, 15))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_model_that_is_in_training_gives_what_it_gives_in_use(causal):
+    r, segments = Tensors(recording()), SEGMENTS[[0, 2]]
+    expected = segment_outputs(family(causal).eval(), r, segments)
+    for name, values in segment_outputs(family(causal).train(), r, segments).items():
+        np.testing.assert_array_equal(values, expected[name])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_external_inputs_come_with_their_bins(causal):
+    u = np.random.default_rng(1).normal(size=(400, 2))
+    model, segments = family(causal, 2), np.array([[0, 40], [50, 90]])
+    moved = u.copy()
+    moved[70] += 1
+    tensors = [Tensors(recording(external=one)) for one in (u, moved)]
+    first, second = (segment_outputs(model, each, segments, ["factors"])["factors"] for each in tensors)
+    differ = (first != second).any(1)
+    bins = modelled_bins(segments, 5)
+    assert differ[bins == 70].all()
+    assert not differ[bins < 70 if causal else bins < 50].any()
+
+
+def test_a_short_segment_at_a_recordings_end_reads_nothing_beyond_it():
+    segments = np.array([[0, 70], [390, 400]])
+    factors = segment_outputs(family(True), Tensors(recording()), segments, ["factors"])["factors"]
+    assert factors.shape == (65 + 5, 4)
