@@ -59,7 +59,7 @@ def test_a_setting_that_does_not_fit_is_named(tmp_path, content, overrides, said
 
 
 def test_no_such_file():
-    with pytest.raises(ConfigError, match=r"cannot read nowhere.yaml as YAML"):
+    with pytest.raises(ConfigError, match=r"no settings at nowhere.yaml: give the path of a YAML file"):
         load_settings(Path("nowhere.yaml"), (), {})
 
 
