@@ -18,12 +18,14 @@ def model(path: Path) -> Path:
     Raises:
         ConfigError: it is a name, and neither a folder here nor a shipped bundle has it.
     """
-    there = models()
-    if not path.exists() and path.name in there and _may_be_shipped(path, "models"):
-        return there[path.name]
-    if path.exists() or str(path) != path.name:
+    if path.exists():
         return path
-    raise ConfigError(f"{path}: no such folder, and no shipped bundle of that name; there are {', '.join(there)}")
+    there = models()
+    if path.name in there and _may_be_shipped(path, "models"):
+        return there[path.name]
+    if str(path) == path.name:
+        raise ConfigError(f"{path}: no such folder, and no shipped bundle of that name; there are {', '.join(there)}")
+    return path
 
 
 def config_file(path: Path) -> Path:

@@ -94,7 +94,7 @@ def run(args: Sequence[str]) -> None:
         RtdsaeError: there is no such verb, or what the verb raises.
     """
     for arg in args:
-        if not arg.isascii() and arg != arg.encode(errors="replace").decode():
+        if arg != arg.encode(errors="replace").decode():
             raise ConfigError(f"{arg} is not UTF-8, as names in runs and bundles are: give the file or folder another")
     match args:
         case [] | ["-h" | "--help", *_]:

@@ -320,15 +320,7 @@ def _sleeps(what: str, late: dict[float, tuple[float, float]]) -> Check:
     return Check("ok", what, said)
 
 
-CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
-    package,
-    lsl,
-    multicast,
-    onnx_runtime,
-    zeromq,
-    real_time,
-    clock,
-)
+CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (package, lsl, multicast, onnx_runtime, zeromq, real_time, clock)
 
 
 def _in_thread(function: Callable[[], T]) -> T:

@@ -15,7 +15,6 @@ from rtdsae.recordings.segments import checked_width
 
 __all__ = ["check_name", "load", "load_original", "save"]
 
-
 WRITTEN = (".h5", ".hdf5", ".npz")
 
 

@@ -37,8 +37,8 @@ class Saved:
             info = json.loads((path / "run.json").read_text())
             config = yaml.safe_load((path / "config.yaml").read_text())
         except (FileNotFoundError, NotADirectoryError) as error:
-            what = "it is a file" if path.exists() else "there is no such folder"
-            what = f"it has no {Path(error.filename).name}" if path.is_dir() else what
+            missing = "it is a file" if path.exists() else "there is no such folder"
+            what = f"it has no {Path(error.filename).name}" if path.is_dir() else missing
             raise TrainingError(f"{path} is not a run: {what}; rtdsae train makes one") from None
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise TrainingError(f"{path} is damaged: {error}") from None

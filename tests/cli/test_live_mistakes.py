@@ -66,11 +66,7 @@ ALONE = ("--stream", "source_id=nobody-has-this", "--timeout", "0.2", "--pub", "
         (None, ("bundle", *ALONE, "--stream", "source-id=rig1"), "source-id is none of name, type, source_id"),
         (None, ("bundle", *ALONE, "--config", "lab.yaml"), "no settings at lab.yaml: give the path of a YAML file"),
         (None, ("bundle", *ALONE, "--config", "configs/daemon.yaml"), "no LSL stream matches"),  # a shipped one
-        (
-            lambda: Path("bundle/manifest.json").rename("bundle/run.json"),
-            ("bundle", *ALONE),
-            "bundle: is a run",
-        ),
+        (lambda: Path("bundle/manifest.json").rename("bundle/run.json"), ("bundle", *ALONE), "bundle: is a run"),
         (None, ("bundle", *ALONE, "--publish", "factors,latents"), "there is no 'latents' to publish"),
         (None, ("bundle", *ALONE, "--provider", "abacus"), "provider 'abacus' is not in this onnxruntime"),
         (None, ("bundle", *ALONE, "--pub", "tcp://0.0.0.0:5556"), "can be reached from other machines"),
